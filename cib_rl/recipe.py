@@ -1,0 +1,244 @@
+"""The recipe: everything that decides what is trained or measured. Loading and errors live in `recipe_io.py`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A part of the recipe. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class PluginSection(BaseModel):
+    """A part whose remaining keys are keyword arguments of the plugin named by `name`."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True)
+    name: str
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keys that are not fields of the schema: keyword arguments for the plugin."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TaskSection(PluginSection):
+    """Where task rows come from. `name`: countdown (generator), jsonl (`path`), hub (`path`, `split`)."""
+
+    name: str = Field(description="countdown, jsonl or hub")
+    path: str | None = Field(None, description="file (jsonl, may be .gz) or hub data set id")
+    split: str = Field("train", description="split of a hub data set, or train/heldout of a generator")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="task column -> source column, e.g. prompt: problem"
+    )
+    limit: int | None = Field(None, ge=1, description="use the first N rows")
+    max_ungradable: float = Field(
+        0.0, ge=0, le=1, description="share of rows allowed whose gold does not grade as right"
+    )
+
+
+class EnvironmentSection(PluginSection):
+    """How an episode runs. Length limits have no default."""
+
+    name: str = "single_turn"
+    max_completion_length: int = Field(ge=1, description="policy tokens per episode")
+    max_turn_length: int | None = Field(None, ge=1, description="policy tokens per turn; default: the episode's limit")
+    system: str | None = Field(None, description="system message (only with a chat template)")
+    suffix: str = Field("", description="text added after each prompt, e.g. an instruction to box the answer")
+    chat_template: Literal["auto", "always", "never"] = Field("auto", description="auto: when the tokenizer has one")
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    answer: str = Field("tag", description="where the answer is: tag, boxed, hash, last_line, or regex:<pattern>")
+    stop: list[str] = Field(default_factory=list, description="stop strings")
+    timeout: float | None = Field(None, gt=0, description="seconds per generation")
+
+
+class EngineSection(Section):
+    """The engine that samples completions."""
+
+    name: Literal["transformers", "vllm"] = "transformers"
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
+    max_model_len: int | None = None
+    max_num_seqs: int = Field(256, ge=1, description="requests in the running batch")
+    dtype: str | None = Field(None, description="default: the policy's")
+    tensor_parallel_size: int = Field(1, ge=1)
+    sleep: bool = Field(False, description="vllm on GPU: free weights and cache between rollout and update")
+    check_every: int = Field(50, ge=0, description="steps between log-probability checks; 0: only after the first sync")
+    max_logprob_gap: float | None = Field(
+        None, gt=0, description="nats; default 1e-3 for fp32, 0.5 (99% quantile) else"
+    )
+
+
+class SamplingSection(Section):
+    """How completions are sampled in training."""
+
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    min_tokens: int = Field(0, ge=0)
+    group_size: int = Field(8, ge=1, description="completions per prompt")
+
+
+class RewardSection(PluginSection):
+    """One reward: built-in name, entry point, package.module:name or path/file.py:name."""
+
+    kind: Literal["outcome", "shaping"] | None = Field(None, description="default: what the plugin declares")
+    weight: float = Field(1.0, allow_inf_nan=False)
+    label: str | None = Field(None, description="name in logs; default: the reward's name")
+    only_when_correct: bool = Field(False, description="shaping: count only for successful completions")
+
+
+class CreditSection(PluginSection):
+    """One stage of credit assignment. `group`: scale (reward_std, outcome_std, batch_std, none), floor, leave_one_out."""
+
+
+class FilterSection(Section):
+    """Replacement of groups that carry no signal (training only)."""
+
+    zero_variance: Literal["off", "outcome", "total"] = "off"
+    tolerance: float = Field(1e-6, ge=0)
+    max_extra_groups: float = Field(
+        1.0, ge=0, description="cap on replacement groups, as a multiple of the batch's groups"
+    )
+
+
+class ImportanceSection(Section):
+    """Correction for the gap between engine and trainer: w = min(exp(trainer - engine), clip_max), per token."""
+
+    enabled: bool = True
+    clip_max: float = Field(2.0, gt=0)
+    clip_min: float = Field(0.0, ge=0)
+    allow_truncated_sampling: bool = Field(False, description="insist, although top_p, top_k, … bias the ratio")
+
+
+class TrainerSection(Section):
+    """The optimisation. Batch sizes count over all processes."""
+
+    name: Literal["grpo"] = "grpo"
+    steps: int = Field(ge=1)
+    prompts_per_step: int = Field(ge=1, description="groups per optimizer step")
+    micro_batch_size: int | None = Field(None, ge=1, description="completions per forward-backward and process")
+    token_budget: int | None = Field(None, ge=1, description="tokens per forward pass: like lengths go together")
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"] = "dapo"
+    importance_level: Literal["token", "sequence"] = "token"
+    learning_rate: float = Field(gt=0)
+    schedule: str = "constant_with_warmup"
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    epsilon: float = Field(0.2, gt=0)
+    epsilon_high: float | None = Field(None, gt=0)
+    kl: float = Field(0.0, ge=0, description="coefficient of the KL term against the reference (the start)")
+    num_iterations: int = Field(1, ge=1, description="passes over each window of completions")
+    steps_per_window: int = Field(1, ge=1, description="optimizer steps per window of completions")
+    mask_truncated: bool = False
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    autocast_bf16: bool = False
+    filter: FilterSection = Field(default_factory=FilterSection)
+    importance: ImportanceSection = Field(default_factory=ImportanceSection)
+    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    keep_checkpoints: int | None = Field(None, ge=1)
+    deepspeed: str | None = Field(None, description="path of a DeepSpeed configuration")
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class EvaluationSection(Section):
+    """Held-out evaluation before, during and after training, on the same environment, engine and grading."""
+
+    task: TaskSection | None = None
+    problems: int = Field(500, ge=1)
+    samples: int = Field(1, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    before: bool = True
+    after: bool = True
+    seed: int = 1234
+
+
+class LoggingSection(Section):
+    tensorboard: bool = True
+    trackio: bool = False
+    wandb: bool = False
+    every: int = Field(1, ge=1)
+    trajectories: bool = Field(True, description="save every trajectory as parquet")
+
+
+class Recipe(Section):
+    """A whole training run."""
+
+    model: str = Field(description="hub id, folder, run or checkpoint; shipped:NAME for weights in the package")
+    tokenizer: str | None = Field(None, description="default: the model's")
+    seed: int = 0
+    deterministic: bool = False
+    output: str = "runs"
+    run_name: str | None = Field(None, description="default: recipe name and time")
+    task: TaskSection
+    environment: EnvironmentSection
+    engine: EngineSection = Field(default_factory=EngineSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    rewards: list[RewardSection] = Field(min_length=1)
+    credit: list[CreditSection] = Field(default_factory=lambda: [CreditSection(name="group")], min_length=1)
+    trainer: TrainerSection
+    lora: LoraSection | None = None
+    evaluation: EvaluationSection | None = None
+    logging: LoggingSection = Field(default_factory=LoggingSection)
+    _source_name: str = PrivateAttr("recipe")
+
+    @property
+    def source_name(self) -> str:
+        """The name of the file this recipe was read from, without suffix; no part of the recipe itself."""
+        return self._source_name
+
+    @source_name.setter
+    def source_name(self, name: str) -> None:
+        self._source_name = name
+
+    def __eq__(self, other: object) -> bool:
+        # Where a recipe was read from makes no difference to what it says.
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    @field_validator("rewards")
+    @classmethod
+    def _labels_are_unique(cls, rewards: list[RewardSection]) -> list[RewardSection]:
+        labels = [r.label or r.name for r in rewards]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two rewards are labelled {label!r}: give one of them another `label`")
+        return rewards
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        # Rules between sections that need no file, model or data; what needs them is checked by the dry run.
+        importance = self.trainer.importance
+        truncating = [
+            k
+            for k, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0), ("min_tokens", 0))
+            if getattr(self.sampling, k) != off
+        ]
+        if importance.enabled and truncating and not importance.allow_truncated_sampling:
+            raise ValueError(
+                f"sampling.{truncating[0]} draws from a truncated or altered distribution, which biases the importance "
+                "ratio; remove it, or set trainer.importance.enabled: false, or insist with "
+                "trainer.importance.allow_truncated_sampling: true"
+            )
+        if importance.enabled and self.trainer.loss == "vespo" and self.engine.name != "transformers":
+            raise ValueError(
+                "trainer.importance cannot be folded into the advantages of loss vespo; use another loss "
+                "or set trainer.importance.enabled: false"
+            )
+        return self

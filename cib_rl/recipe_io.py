@@ -1,0 +1,141 @@
+"""Recipes on disk: finding, reading, overriding, writing. Every error names file, line, key and the way out.
+
+A recipe is named by a path or by the name of a shipped one (`quickstart`, `math/cib_grpo_gsm8k`). Relative paths
+inside a recipe start at the working directory, like those on the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cib_rl.errors import RecipeError
+from cib_rl.overrides import apply_override, as_pairs
+from cib_rl.recipe import Recipe
+from cib_rl.recipe_problems import describe
+from cib_rl.yaml_lines import Document, Path_, parse_document
+
+Overrides = Iterable[str] | Mapping[str, Any]
+
+
+def recipes_dir() -> Path:
+    """The folder of shipped recipes."""
+    return Path(str(resources.files("cib_rl"))) / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes (launch configurations are not recipes)."""
+    root = recipes_dir()
+    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("launch/"))
+
+
+def find_recipe(ref: str | Path) -> Path:
+    """The file of a recipe given as a path or as a shipped name. Raises RecipeError with the nearest name."""
+    path = Path(ref)
+    if path.is_file():
+        return path
+    if path.is_dir() and str(ref) not in list_recipes():
+        raise RecipeError(f"{path} is a folder; give a recipe file or the name of a shipped recipe")
+    name = str(ref).removesuffix(".yaml").removesuffix(".yml")
+    if name in list_recipes():
+        return recipes_dir() / f"{name}.yaml"
+    names = list_recipes()
+    near = get_close_matches(name, names, n=1, cutoff=0.4) or [n for n in names if n.rsplit("/", 1)[-1] == name]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise RecipeError(f"no recipe {str(ref)!r}: no such file, and the shipped ones are {', '.join(names)}.{hint}")
+
+
+def read_recipe(ref: str | Path) -> tuple[Document, str]:
+    """The parsed file and the name it has in errors. Raises RecipeError."""
+    path = find_recipe(ref)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    return parse_document(text, str(path)), str(path)
+
+
+def load_recipe(ref: str | Path, overrides: Overrides = (), *, schema: type[BaseModel] = Recipe) -> Any:
+    """Read, override and check a recipe.
+
+    Args:
+        ref: path or shipped name.
+        overrides: strings `a.b=c` (the value is YAML; list items by index, label or name) or a mapping, whose keys
+            may be dotted or nested.
+        schema: the pydantic model the file must fit (`Recipe` unless the verb has another one).
+
+    Raises RecipeError, one message for all problems found.
+    """
+    document, name = read_recipe(ref)
+    recipe = validate(document.data, schema, overrides, lines=document.lines, name=name)
+    if isinstance(recipe, Recipe):
+        recipe.source_name = Path(name).stem
+    return recipe
+
+
+def override_recipe(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """A copy of `recipe` with `overrides` applied and checked."""
+    changed = validate(recipe.model_dump(mode="json"), Recipe, overrides, name="recipe")
+    changed.source_name = recipe.source_name
+    return changed
+
+
+def validate(
+    data: dict[str, Any],
+    schema: type[BaseModel],
+    overrides: Overrides = (),
+    *,
+    lines: dict[Path_, int] | None = None,
+    name: str = "recipe",
+) -> Any:
+    """Apply `overrides` to a copy of `data` and check it against `schema`. Raises RecipeError."""
+    data = copy.deepcopy(data)
+    places = {path: f"{name}:{line}" for path, line in (lines or {}).items()}
+    for key, value, origin in as_pairs(overrides):
+        _write_out_default_list(data, schema, key)
+        path = apply_override(data, key, value, origin)
+        for known in [p for p in places if p[: len(path)] == path]:
+            del places[known]  # what stood below is replaced
+        places[path] = origin
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(describe(error, schema, data, places, name)) from None
+
+
+def _write_out_default_list(data: dict[str, Any], schema: type[BaseModel], key: str) -> None:
+    """Make a list that the recipe leaves to its default addressable: `credit.group.scale=none`."""
+    section, _, rest = key.partition(".")
+    if rest and data.get(section) is None and section in schema.model_fields:
+        default = schema.model_fields[section].get_default(call_default_factory=True)
+        if isinstance(default, list):
+            data[section] = [item.model_dump(mode="json") for item in default]
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The fully resolved recipe as YAML, defaults included; `load_recipe` reads it back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def copy_recipe(name: str, destination: str | Path) -> Path:
+    """Copy a shipped recipe to a file, or into a folder that exists. Never overwrites. Returns the new path."""
+    source = find_recipe(name)
+    target = Path(destination)
+    if target.is_dir():
+        target = target / source.name
+    try:
+        with open(target, "x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise RecipeError(f"{target} exists already; it was left as it is. Choose another name.") from None
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written: {error.strerror}") from None
+    return target
