@@ -1,0 +1,1 @@
+"""Benchmarks, scoring, statistics, comparison and report."""
