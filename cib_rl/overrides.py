@@ -22,7 +22,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def as_pairs(overrides: Iterable[str] | Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """(dotted key, value, how to name it in an error) for strings `a.b=c` or a mapping, whose nested dicts are merged."""
+    """(dotted key, value, its name in errors) for strings `a.b=c` or a mapping, whose nested dicts are merged."""
     if isinstance(overrides, str):  # a lone string would be read letter by letter
         overrides = [overrides]
     if isinstance(overrides, Mapping):

@@ -65,9 +65,9 @@ class EngineSection(Section):
     dtype: str | None = Field(None, description="default: the policy's")
     tensor_parallel_size: int = Field(1, ge=1)
     sleep: bool = Field(False, description="vllm on GPU: free weights and cache between rollout and update")
-    check_every: int = Field(50, ge=0, description="steps between log-probability checks; 0: only after the first sync")
+    check_every: int = Field(50, ge=0, description="steps between log-probability checks; 0: at the first sync only")
     max_logprob_gap: float | None = Field(
-        None, gt=0, description="nats; default 1e-3 for fp32, 0.5 (99% quantile) else"
+        None, gt=0, description="nats; default 1e-3 for fp32, else 0.5 (99% quantile)"
     )
 
 
@@ -93,7 +93,7 @@ class RewardSection(PluginSection):
 
 
 class CreditSection(PluginSection):
-    """One stage of credit assignment. `group`: scale (reward_std, outcome_std, batch_std, none), floor, leave_one_out."""
+    """A stage of credit assignment. `group`: scale (reward_std, outcome_std, batch_std, none), floor, leave_one_out."""
 
 
 class FilterSection(Section):
@@ -101,9 +101,7 @@ class FilterSection(Section):
 
     zero_variance: Literal["off", "outcome", "total"] = "off"
     tolerance: float = Field(1e-6, ge=0)
-    max_extra_groups: float = Field(
-        1.0, ge=0, description="cap on replacement groups, as a multiple of the batch's groups"
-    )
+    max_extra_groups: float = Field(1.0, ge=0, description="cap on replacement groups, in multiples of the batch")
 
 
 class ImportanceSection(Section):

@@ -51,7 +51,7 @@ class Document:
 def parse_scalar(text: str) -> Any:
     """The value of one YAML expression, e.g. `3`, `off`, `[1, 2]`, `{a: b}`. Raises ValueError with the reason."""
     try:
-        return yaml.load(text, _CoreLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, _CoreLoader)
     except yaml.YAMLError as error:
         raise ValueError(_reason(error)) from None
 

@@ -18,9 +18,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 REAL_COMPONENTS = ("vllm", "trl", "deepspeed", "server")
 
-TINY_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<think>", "</think>", "<answer>", "</answer>"] + list(
-    "abcdefghijklmnopqrstuvwxyz0123456789 +-*/=().,:?\n"
-)
+TINY_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+TINY_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", *TINY_TAGS, *"abcdefghijklmnopqrstuvwxyz0123456789 +-*/=().,:?\n"]
 
 
 # ---------------------------------------------------------------- counting tests of real components
@@ -112,7 +111,7 @@ def build_tiny_tokenizer() -> Any:
 
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(TINY_TOKENS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
-    backend.add_tokens([AddedToken(tag, normalized=False) for tag in TINY_TOKENS[4:8]])
+    backend.add_tokens([AddedToken(tag, normalized=False) for tag in TINY_TAGS])
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
