@@ -1,0 +1,60 @@
+"""An event loop in a thread of its own: async rewards run on it whatever loop the caller may be in.
+
+One loop for the suite's whole life, so that a reward may keep a client session across steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+
+class BackgroundLoop:
+    """Started with the first awaitable; a daemon thread, so a forgotten `close` does not hold up the interpreter."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def resolve(self, value: Any) -> Any:
+        """`value` itself, or what it gives when awaited on the loop. Blocks the calling thread."""
+        if not inspect.isawaitable(value):
+            return value
+        return asyncio.run_coroutine_threadsafe(_await(value), self._started()).result()
+
+    def cancel(self) -> None:
+        """Cancel everything that runs on the loop."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+
+    def close(self) -> None:
+        """Stop the thread. May be called twice; a later `resolve` starts anew."""
+        with self._lock:
+            if self._loop is None or self._thread is None:
+                return
+            self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = self._thread = None
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+async def _await(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()

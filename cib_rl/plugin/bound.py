@@ -1,0 +1,79 @@
+"""A reward bound to its recipe section: keywords checked, object built, ready to be called on trajectories."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cib_rl.plugin.contract import Kind, PluginError, RewardContext, RewardInfo
+from cib_rl.plugin.registry import find_reward
+from cib_rl.plugin.signature import check_keywords, keyword_parameters
+from cib_rl.plugin.trl_style import Logged, TrlStyle, is_trl_style
+from cib_rl.recipe import RewardSection
+from cib_rl.trajectory import Trajectory
+
+
+class BoundReward:
+    """One reward of a recipe.
+
+    Attributes:
+        label: its name in logs. kind, weight, only_when_correct: as the recipe or the plugin says.
+        target: the plugin's own object: the instance of a class, or the function.
+        is_async: calling it gives an awaitable.
+        logged: what a TRL-style function logged since it was last cleared; None for other rewards.
+    """
+
+    def __init__(self, section: RewardSection, context: RewardContext) -> None:
+        plugin = find_reward(section.name, Path(context.base_dir))
+        info = getattr(plugin, "__reward__", None)
+        declared = info if isinstance(info, RewardInfo) else None
+        name = declared.name if declared else getattr(plugin, "__name__", section.name)
+        self.label = section.label or name
+        self.weight = section.weight
+        self.only_when_correct = section.only_when_correct
+        self.kind = _kind(section, declared)
+        self.logged: Logged | None = None
+        self._call: Callable[[list[Trajectory]], Any]
+        if inspect.isclass(plugin):
+            self.target = _build(name, plugin, section, context)
+            if not callable(self.target):
+                raise PluginError(f"reward {name!r}: the class {plugin.__name__} has no __call__(self, trajectories)")
+            self._call = self.target
+        elif is_trl_style(plugin):
+            self.target = plugin
+            adapter = TrlStyle(name, plugin, section.kwargs, context)
+            self.logged, self._call = adapter.logged, adapter
+        else:
+            self.target = plugin
+            parameters = keyword_parameters(plugin, skip=1)
+            keywords = check_keywords(name, plugin, parameters, section.kwargs)
+            if "context" in parameters:
+                keywords["context"] = context
+            self._call = lambda trajectories: plugin(trajectories, **keywords)
+        called = self.target if inspect.isroutine(self.target) else type(self.target).__call__
+        self.is_async = inspect.iscoroutinefunction(called)
+
+    def __call__(self, trajectories: list[Trajectory]) -> Any:
+        """What the plugin returns, or an awaitable of it."""
+        return self._call(trajectories)
+
+
+def _kind(section: RewardSection, declared: RewardInfo | None) -> Kind:
+    kind = section.kind or (declared.kind if declared else None)
+    if kind is None:
+        raise PluginError(f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) "
+                          "or `kind: shaping` (how was it reached?) to its section")
+    if kind == "outcome" and section.only_when_correct:
+        raise PluginError(f"reward {section.name!r}: only_when_correct is for shaping rewards; this one is an outcome")
+    return kind
+
+
+def _build(name: str, plugin: Any, section: RewardSection, context: RewardContext) -> Any:
+    # A class without __init__ has the signature of object: no keywords.
+    parameters = keyword_parameters(plugin, skip=0) if plugin.__init__ is not object.__init__ else {}
+    keywords = check_keywords(name, plugin, parameters, section.kwargs)
+    if "context" in parameters:
+        keywords["context"] = context
+    return plugin(**keywords)

@@ -1,0 +1,94 @@
+"""Reward functions written for TRL, `f(prompts, completions, **columns)`, used as they are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cib_rl.plugin.contract import PluginError, RewardContext
+from cib_rl.trajectory import Trajectory
+
+# Columns of the task row that TRL does not pass on either.
+_NOT_COLUMNS = ("prompt", "completion", "completion_ids")
+
+
+def is_trl_style(plugin: Any) -> bool:
+    """True for a function with a parameter `prompts` or `completions`."""
+    try:
+        names = inspect.signature(plugin).parameters
+    except (TypeError, ValueError):
+        return False
+    return "completions" in names or "prompts" in names
+
+
+@dataclass
+class Logged:
+    """What a function logged: `metrics` name -> values; `extras` column -> trajectory (by identity) -> value."""
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        self.metrics.clear()
+        self.extras.clear()
+
+
+class TrlStyle:
+    """Calls a TRL reward function with what TRL's GRPOTrainer would give it.
+
+    Completions are the policy's own tokens decoded without special tokens, as one assistant message each when the
+    task's prompt is a list of messages. Columns are those of the task rows (None where a row lacks one); keywords of
+    the recipe come on top.
+    """
+
+    def __init__(self, name: str, function: Any, keywords: Mapping[str, Any], context: RewardContext) -> None:
+        self.name, self.function, self.keywords, self.context = name, function, dict(keywords), context
+        self.logged = Logged()
+        parameters = inspect.signature(function).parameters
+        self.takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        self.accepted = set(parameters)
+        self.required = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty
+                         and p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]
+        unknown = [key for key in self.keywords if key not in self.accepted and not self.takes_all]
+        if unknown:
+            shown = f"{getattr(function, '__name__', name)}{inspect.signature(function)}"
+            raise PluginError(f"reward {name!r} has no keyword {unknown[0]!r}; its signature is {shown}")
+
+    def __call__(self, trajectories: list[Trajectory]) -> Any:
+        def log_extra(column: str, values: list[Any]) -> None:
+            own = self.logged.extras.setdefault(column, {})
+            own.update({id(t): value for t, value in zip(trajectories, values, strict=True)})
+
+        def log_metric(name: str, value: float) -> None:
+            self.logged.metrics.setdefault(name, []).append(float(value))
+
+        columns = {key: [t.task.get(key) for t in trajectories] for key in _columns(trajectories)}
+        given = columns | {
+            "trainer_state": self.context.trainer_state,
+            "log_extra": log_extra,
+            "log_metric": log_metric,
+        } | self.keywords | {
+            "prompts": [t.task["prompt"] for t in trajectories],
+            "completions": [self._completion(t) for t in trajectories],
+            "completion_ids": [t.policy_ids for t in trajectories],
+        }
+        missing = [key for key in self.required if key not in given]
+        if missing:
+            raise PluginError(
+                f"reward {self.name!r} needs {missing[0]!r}, but the task rows have only {', '.join(columns)}; map a "
+                f"column (task.columns: {{{missing[0]}: NAME}}) or give it as a keyword of the reward"
+            )
+        return self.function(**{k: v for k, v in given.items() if self.takes_all or k in self.accepted})
+
+    def _completion(self, trajectory: Trajectory) -> str | list[dict[str, str]]:
+        text = trajectory.policy_text
+        if self.context.tokenizer is not None:
+            text = str(self.context.tokenizer.decode(trajectory.policy_ids, skip_special_tokens=True))
+        return text if isinstance(trajectory.task["prompt"], str) else [{"role": "assistant", "content": text}]
+
+
+def _columns(trajectories: list[Trajectory]) -> list[str]:
+    seen = dict.fromkeys(key for t in trajectories for key in t.task)
+    return [key for key in seen if key not in _NOT_COLUMNS]

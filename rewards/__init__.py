@@ -1,0 +1,1 @@
+"""The built-in rewards: one plugin file per method, written only against `cib_rl.plugin`."""
