@@ -37,6 +37,12 @@ def list_recipes() -> list[str]:
     return sorted(name for name in names if not name.startswith("launch/"))
 
 
+def recipe_summary(name: str) -> str:
+    """The first comment line of a shipped recipe."""
+    first = find_recipe(name).read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
 def find_recipe(ref: str | Path) -> Path:
     """The file of a recipe given as a path or as a shipped name. Raises RecipeError with the nearest name."""
     path = Path(ref)

@@ -1,0 +1,1 @@
+"""Shipped recipes (YAML) and launch configurations. No Python lives here."""
