@@ -107,10 +107,16 @@ class FilterSection(Section):
 class ImportanceSection(Section):
     """Correction for the gap between engine and trainer: w = min(exp(trainer - engine), clip_max), per token."""
 
-    enabled: bool = True
+    enabled: Literal["auto"] | bool = Field(
+        "auto", description="auto: on for every engine but the one that samples from the trainer's own weights"
+    )
     clip_max: float = Field(2.0, gt=0)
     clip_min: float = Field(0.0, ge=0)
     allow_truncated_sampling: bool = Field(False, description="insist, although top_p, top_k, … bias the ratio")
+
+    def applies_to(self, engine: str) -> bool:
+        """Whether the correction is on with this engine."""
+        return engine != "transformers" if self.enabled == "auto" else self.enabled
 
 
 class TrainerSection(Section):
@@ -228,13 +234,14 @@ class Recipe(Section):
             for k, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0), ("min_tokens", 0))
             if getattr(self.sampling, k) != off
         ]
-        if importance.enabled and truncating and not importance.allow_truncated_sampling:
+        correcting = importance.applies_to(self.engine.name)
+        if correcting and truncating and not importance.allow_truncated_sampling:
             raise ValueError(
                 f"sampling.{truncating[0]} draws from a truncated or altered distribution, which biases the importance "
                 "ratio; remove it, or set trainer.importance.enabled: false, or insist with "
                 "trainer.importance.allow_truncated_sampling: true"
             )
-        if importance.enabled and self.trainer.loss == "vespo" and self.engine.name != "transformers":
+        if correcting and self.trainer.loss == "vespo":
             raise ValueError(
                 "trainer.importance cannot be folded into the advantages of loss vespo; use another loss "
                 "or set trainer.importance.enabled: false"

@@ -1,0 +1,1 @@
+"""Inference engines: one contract (`base.Engine`), one file per engine."""

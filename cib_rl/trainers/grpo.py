@@ -1,0 +1,266 @@
+"""GRPO: TRL's learning side under our rollout side.
+
+The main loop is TRL's `training_step`: it asks `_prepare_inputs` for the next micro-batch, computes TRL's loss on it and
+steps the optimizer. What is replaced, and nothing else:
+
+* `_prepare_inputs`: a new window when the last one is used up, else its next micro-batch;
+* `_get_per_token_logps_and_entropies`: passes of like length without the window's padding;
+* saving and restoring (`checkpoint.CheckpointMixin`).
+
+TRL's data loader is only a clock; its reward functions, generation and baseline are never called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import GRPOTrainer as TRLTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from cib_rl.credit.assign import assign_credit
+from cib_rl.credit.importance import importance_weights
+from cib_rl.engines.base import Engine
+from cib_rl.engines.weights import policy_tensors
+from cib_rl.errors import UserError
+from cib_rl.recipe import Recipe
+from cib_rl.run_folder import RunFolder
+from cib_rl.trainers.batch import Batch, pad_window, split_window
+from cib_rl.trainers.checkpoint import CheckpointMixin
+from cib_rl.trainers.collect import Collector, Window
+from cib_rl.trainers.metrics import window_metrics
+from cib_rl.trainers.passes import like_length_logps
+
+# What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
+LOSS_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "advantages",
+             "num_items_in_batch", "old_per_token_logps", "ref_per_token_logps")
+
+
+def _never_called(**_: Any) -> list[float]:
+    raise AssertionError("rewards are scored by the reward suite, not by TRL")
+
+
+class GRPOTrainer(CheckpointMixin, TRLTrainer):
+    """See the module's docstring. Built by `run.train`, which turns a recipe into these parts."""
+
+    def __init__(
+        self, *, recipe: Recipe, collector: Collector, engine: Engine, run_folder: RunFolder, **trl_arguments: Any
+    ) -> None:
+        args = trl_arguments["args"]
+        windows = -(-args.max_steps // recipe.trainer.steps_per_window)
+        rows = windows * args.generation_batch_size // args.num_generations
+        super().__init__(
+            reward_funcs=_never_called,
+            train_dataset=Dataset.from_dict({"prompt": [""] * max(rows, 1)}),
+            **trl_arguments,
+        )
+        self.recipe = recipe
+        self.collector = collector
+        self.engine = engine
+        self.run_folder = run_folder
+        self.keep_checkpoints = recipe.trainer.keep_checkpoints
+        self._window_index = 0
+        self._synced_step = -1
+        collector.rank = self.accelerator.process_index
+        collector.gather = lambda n: [int(x) for x in gather_object([n])]
+
+    # ---- the rollout side -------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Batch:
+        steps = self.args.steps_per_generation
+        if self._buffered_inputs is None or self._step % (steps * self.num_iterations) == 0:
+            self._buffered_inputs = self._make_window()
+        return self._buffered_inputs[self._step % steps]
+
+    def _make_window(self) -> list[Batch]:
+        """Draw, play, score, filter, credit, old and reference log-probabilities, importance: one window, in order."""
+        section = self.recipe.trainer
+        groups = section.prompts_per_step * section.steps_per_window // self.accelerator.num_processes
+        started = time.perf_counter()
+        self.sync_engine()
+        synced = time.perf_counter()
+        window = self.collector.collect(groups)
+        window.seconds["sync"] = synced - started
+        if section.mask_truncated:
+            window.in_loss &= ~np.array([t.truncated for t in window.trajectories])
+        advantages = assign_credit(self.recipe.credit, window.trajectories, window.scores, self._reduce)
+        for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
+            if len(advantage) == len(trajectory.completion_ids):
+                trajectory.set_track("advantage", advantage.tolist())
+        batch = pad_window(
+            window.trajectories, advantages, window.in_loss, pad_id=self._tokenizer.pad_token_id,
+            multiple_of=self.args.steps_per_generation, device=self.accelerator.device,
+        )
+        scored = time.perf_counter()
+        self._add_logps(batch)
+        window.seconds["logps"] = time.perf_counter() - scored
+        self._note_warnings(window)
+        self._metrics["train"].update({k: [v] for k, v in window_metrics(window, gather_object).items()})
+        if self.recipe.logging.trajectories:
+            self.run_folder.save_window(window.trajectories, self.state.global_step, self.accelerator.process_index)
+        del batch["engine_logps"]
+        batches = split_window(
+            batch,
+            optimizer_steps=section.steps_per_window,
+            micro_batches=self.args.gradient_accumulation_steps,
+            seed=(self.recipe.seed, self._window_index, self.accelerator.process_index),
+        )
+        # TRL's token-mean losses divide by the tokens of the whole window over all processes.
+        items = self.accelerator.gather(batch["tool_mask"].sum().reshape(1)).sum()
+        self._window_index += 1
+        return [{**micro, "num_items_in_batch": items} for micro in batches]
+
+    def sync_engine(self) -> None:
+        """Give the engine the policy's weights, unless it has them already."""
+        if self._synced_step != self.state.global_step:
+            model = self.accelerator.unwrap_model(self.model_wrapped)
+            self.engine.wake()
+            self.engine.sync_weights(policy_tensors(model), version=self.state.global_step)
+            self._synced_step = self.state.global_step
+
+    def _add_logps(self, batch: Batch) -> None:
+        """Add old and reference log-probabilities where the loss needs them; fold the importance weight into the
+        advantages; check the gap between engine and trainer at the first window and every N steps."""
+        section = self.recipe.trainer
+        correct = section.importance.applies_to(self.recipe.engine.name)
+        several_updates = section.steps_per_window * section.num_iterations > 1
+        check = self._gap_is_due()
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if correct or several_updates or check:
+                old_BT = self._score(self.model, batch)
+                if several_updates:
+                    batch["old_per_token_logps"] = old_BT
+                weights_BT, stats = importance_weights(
+                    old_BT, batch["engine_logps"], batch["tool_mask"],
+                    clip_max=section.importance.clip_max, clip_min=section.importance.clip_min,
+                )
+                if correct:
+                    batch["advantages"] = batch["advantages"] * weights_BT
+                for name, value in stats.quantiles.items():
+                    self._metrics["train"][f"ratio/{name}"].append(value)
+                self._metrics["train"]["ratio/clipped_share"].append(stats.clipped_share)
+                self._metrics["train"]["ratio/missing"].append(float(stats.missing))
+                self._metrics["train"]["ratio/kl_engine_trainer"].append(stats.kl)
+                if check:
+                    self._check_gap(old_BT, batch)
+            if self.beta != 0.0:
+                batch["ref_per_token_logps"] = self._reference_logps(batch)
+
+    def _gap_is_due(self) -> bool:
+        every = self.recipe.engine.check_every
+        return self._window_index == 0 or (every > 0 and self.state.global_step % every == 0)
+
+    def _check_gap(self, trainer_logps_BT: torch.Tensor, batch: Batch) -> None:
+        """Log the largest and 99% gap of log-probabilities; stop the run when it is over the limit."""
+        used = batch["tool_mask"].bool() & ~torch.isnan(batch["engine_logps"])
+        gap = (trainer_logps_BT - batch["engine_logps"])[used].abs().float()
+        if not gap.numel():
+            return
+        exact = trainer_logps_BT.dtype == torch.float32 and not self.args.bf16 and self.model.dtype == torch.float32
+        largest = gap.max().item()
+        quantile = torch.quantile(gap[:: max(1, gap.numel() // 1_000_000)], 0.99).item()
+        self._metrics["train"]["gap/max"].append(largest)
+        self._metrics["train"]["gap/q99"].append(quantile)
+        value, limit = (largest, 1e-3) if exact else (quantile, 0.5)
+        limit = self.recipe.engine.max_logprob_gap or limit
+        if value > limit:
+            raise UserError(
+                f"engine and trainer disagree: log-probabilities of the same tokens differ by {value:.4g} nats "
+                f"({'largest' if exact else '99% quantile'}; limit {limit:g}, engine.max_logprob_gap). Usual causes: stale "
+                "weights or prefix cache in the engine, another temperature, dtype or chat template on one side"
+            )
+
+    def _reference_logps(self, batch: Batch) -> torch.Tensor:
+        if self.ref_model is not None:
+            return self._score(self.ref_model, batch)
+        # LoRA: the reference is the policy with its adapter off.
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            return self._score(self.model, batch)
+
+    def _score(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Log-probabilities (B, T) of the whole window under `model`."""
+        logps_BT, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].size(1),
+        )
+        return logps_BT
+
+    def _reduce(self, sums: np.ndarray) -> np.ndarray:
+        return np.sum(gather_object([sums]), axis=0)
+
+    def _note_warnings(self, window: Window) -> None:
+        cut = float(np.mean([t.truncated for t in window.trajectories]))
+        if cut > 0.5:
+            self.accelerator.print(
+                f"warning: {cut:.0%} of this window's completions were cut off by a limit; raise "
+                "environment.max_completion_length, or the reward will mostly be that of unfinished answers"
+            )
+
+    # ---- the learning side ------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **unused: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's method, in passes of like length (see `passes.like_length_logps`)."""
+        aux_losses = []
+
+        def forward(
+            ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            extra = {"output_router_logits": True} if compute_aux_loss else {}
+            with self.accelerator.autocast():
+                outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **extra)
+            if compute_aux_loss:
+                aux_losses.append(outputs.aux_loss)
+            return outputs.log_probs, outputs.entropy if compute_entropy else None
+
+        logps_BT, entropies_BT = like_length_logps(
+            forward, input_ids, attention_mask, logits_to_keep,
+            pad_id=self._tokenizer.pad_token_id, token_budget=self.recipe.trainer.token_budget,
+            pass_count=self._agreed_pass_count,
+        )
+        return logps_BT, entropies_BT, torch.stack(aux_losses).mean() if aux_losses else None
+
+    def _agreed_pass_count(self, count: int) -> int:
+        """Every process runs as many passes as the one that needs most: a forward pass may be a collective."""
+        return max(int(n) for n in gather_object([count])) if self.accelerator.num_processes > 1 else count
+
+
+def completions_per_process(recipe: Recipe, processes: int) -> int:
+    """Completions of one optimizer step on one process.
+
+    Raises UserError when groups would be split across processes, or the micro-batch does not divide the share.
+    """
+    section = recipe.trainer
+    if section.prompts_per_step % processes:
+        raise UserError(
+            f"trainer.prompts_per_step: {section.prompts_per_step} groups cannot be shared whole among {processes} "
+            f"processes; use a multiple of {processes}"
+        )
+    share = section.prompts_per_step // processes * recipe.sampling.group_size
+    micro = section.micro_batch_size or share
+    if share % micro:
+        raise UserError(f"trainer.micro_batch_size: {micro} does not divide the {share} completions of a process and step")
+    return share
+
+
+def metric_names(metrics: Sequence[str]) -> list[str]:
+    """Sorted names, timings last: the order of a log line."""
+    return sorted(metrics, key=lambda name: (name.startswith("seconds/"), name))

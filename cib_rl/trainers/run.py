@@ -1,0 +1,221 @@
+"""From a recipe to a finished run folder. Read `train` from top to bottom: each line is one room of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig
+
+from cib_rl.engines.base import Sampling
+from cib_rl.engines.factory import make_engine
+from cib_rl.environments.base import make_environment
+from cib_rl.errors import UserError
+from cib_rl.grading.selfcheck import check_recipe_golds
+from cib_rl.models import load_policy, load_tokenizer, resolve_model
+from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.recipe import Recipe
+from cib_rl.recipe_io import dump_recipe
+from cib_rl.rollout import Rollouts
+from cib_rl.run_folder import RunFolder
+from cib_rl.tasks import TaskStream, load_rows
+from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
+from cib_rl.trainers.checkpoint import find_checkpoint, verify_checkpoint
+from cib_rl.trainers.collect import Collector
+from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
+
+
+def train(
+    recipe: Recipe,
+    *,
+    base_dir: Path | None = None,
+    resume: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: bool = True,
+) -> Path:
+    """Train what `recipe` says and return the run folder.
+
+    Args:
+        recipe: the resolved recipe.
+        base_dir: relative paths of the recipe start here (default: the working directory).
+        resume: a run folder or checkpoint to go on from; what was logged after that checkpoint is cut off.
+        callbacks: further transformers callbacks.
+        progress: show a progress bar with the time left.
+
+    Raises UserError for anything the user can mend, before the first step where that can be known.
+    """
+    base_dir = base_dir or Path.cwd()
+    state = PartialState()
+    checkpoint = find_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None:
+        _check_unfinished(checkpoint, verify_checkpoint(checkpoint), recipe.trainer.steps)
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    reference = resolve_model(recipe.model, base_dir)
+    tokenizer = load_tokenizer(resolve_model(recipe.tokenizer, base_dir) if recipe.tokenizer else reference)
+    rows = load_rows(recipe.task, base_dir)
+    context = RewardContext(
+        tokenizer=tokenizer,
+        device=state.device,
+        seed=recipe.seed,
+        base_dir=base_dir,
+        deterministic=recipe.deterministic,
+        max_completion_length=recipe.environment.max_completion_length,
+    )
+    suite = RewardSuite(recipe.rewards, context)
+    check_recipe_golds(recipe, rows, suite)
+    arguments = _trl_arguments(recipe, state.num_processes)
+    folder = _open_folder(recipe, base_dir, checkpoint, state)
+    model = _make_policy(recipe, reference)
+    engine = make_engine(recipe, reference, model, tokenizer)
+    try:
+        rollouts = Rollouts(make_environment(recipe.environment, tokenizer), engine, tokenizer, recipe.environment.answer)
+        collector = Collector(
+            TaskStream(rows, recipe.seed),
+            rollouts,
+            suite,
+            group_size=recipe.sampling.group_size,
+            sampling=_sampling(recipe),
+            seed=recipe.seed,
+            filtering=recipe.trainer.filter,
+        )
+        trainer = GRPOTrainer(
+            recipe=recipe,
+            collector=collector,
+            engine=engine,
+            run_folder=folder,
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            callbacks=[MetricsCallback(folder), EvaluationCallback(recipe, folder, rollouts, suite, base_dir), *callbacks],
+        )
+        if progress and state.is_main_process:
+            trainer.add_callback(ProgressCallback())
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        context.trainer_state = trainer.state
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        engine.close()
+        suite.close()
+    return folder.path
+
+
+def _check_unfinished(checkpoint: Path, done: int, steps: int) -> None:
+    if done >= steps:
+        raise UserError(
+            f"{checkpoint} is the end of a finished run ({done} of {steps} steps): nothing is left to train; raise "
+            "trainer.steps to go on"
+        )
+
+
+def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState) -> RunFolder:
+    """A new run folder, or the checkpoint's own with everything logged after the checkpoint cut off."""
+    if checkpoint is not None:
+        folder = RunFolder.open(checkpoint.parent.parent)
+        if state.is_main_process:
+            folder.cut_after(verify_checkpoint(checkpoint))
+    else:
+        # The main process names and makes the folder; the others learn its path.
+        path: list[Any] = [None]
+        if state.is_main_process:
+            path[0] = RunFolder.create(base_dir / recipe.output, recipe.run_name, dump_recipe(recipe), recipe.seed).path
+        if state.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(path)
+        folder = RunFolder(path[0])
+    state.wait_for_everyone()
+    return folder
+
+
+def _make_policy(recipe: Recipe, reference: str) -> PreTrainedModel:
+    """The trainable policy; with `lora`, wrapped in a fresh adapter."""
+    model = load_policy(reference, recipe.trainer.dtype)
+    model.config._name_or_path = reference
+    if recipe.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(recipe.seed)  # the adapter's random start is part of the run
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=recipe.lora.r,
+            lora_alpha=recipe.lora.alpha,
+            lora_dropout=recipe.lora.dropout,
+            target_modules=recipe.lora.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _sampling(recipe: Recipe) -> Sampling:
+    section = recipe.sampling
+    return Sampling(
+        max_tokens=recipe.environment.max_completion_length,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        top_k=section.top_k,
+        min_p=section.min_p,
+        repetition_penalty=section.repetition_penalty,
+        min_tokens=section.min_tokens,
+        timeout=recipe.environment.timeout,
+    )
+
+
+def _trl_arguments(recipe: Recipe, processes: int) -> GRPOConfig:
+    """TRL's configuration. What decides data, rewards and generation is ours; the optimisation is TRL's."""
+    section = recipe.trainer
+    share = completions_per_process(recipe, processes)
+    micro = section.micro_batch_size or share
+    group = recipe.sampling.group_size
+    arguments = GRPOConfig(
+        output_dir=str(Path(recipe.output) / "unused"),
+        seed=recipe.seed,
+        max_steps=section.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        steps_per_generation=share // micro * section.steps_per_window,
+        num_iterations=section.num_iterations,
+        num_generations=max(group, 2),
+        max_completion_length=recipe.environment.max_completion_length,
+        temperature=recipe.sampling.temperature,
+        loss_type=section.loss,
+        importance_sampling_level=section.importance_level,
+        epsilon=section.epsilon,
+        epsilon_high=section.epsilon_high,
+        beta=section.kl,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type=section.schedule,
+        warmup_steps=section.warmup_ratio,
+        weight_decay=section.weight_decay,
+        adam_beta2=section.adam_beta2,
+        max_grad_norm=section.max_grad_norm,
+        bf16=section.autocast_bf16,
+        gradient_checkpointing=section.gradient_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
+        deepspeed=section.deepspeed,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # ranks may differ in the number of forward passes per step
+        shuffle_dataset=False,
+        ignore_data_skip=True,  # the loader is only a clock
+        logging_steps=recipe.logging.every,
+        logging_nan_inf_filter=False,  # a NaN loss must be seen
+        save_strategy="steps" if section.save_every else "no",
+        save_steps=section.save_every or 500,
+        report_to=[name for name in ("trackio", "wandb") if getattr(recipe.logging, name)],
+        disable_tqdm=True,
+        full_determinism=False,
+    )
+    arguments.num_generations = group  # TRL refuses 1 in its constructor only
+    return arguments
+
+
+def tokenizer_of(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer a recipe trains with."""
+    return load_tokenizer(resolve_model(recipe.tokenizer or recipe.model, base_dir))
