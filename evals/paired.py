@@ -63,21 +63,21 @@ def paired_change(before: Ratio | None, after: Ratio | None, samples: int = 0, *
     Q counts the questions that count on either side. Both ratios must index questions alike.
     """
     if before is None or after is None:
-        return Change(before and before.value, after and after.value, Estimate(None))
+        return Change(before.value if before else None, after.value if after else None, Estimate(None))
     counted = int((before.counted | after.counted).sum())
     gap = after.value - before.value
     quantile = student_t_quantile((1 + level) / 2, counted - 1) if counted > 1 else math.nan
     error = clustered_error(after.influence - before.influence, counted)
-    ends = (None, None) if error is None else (gap - quantile * error, gap + quantile * error)
-    difference = Estimate(gap, *ends, counted, samples)
+    low, high = (None, None) if error is None else (gap - quantile * error, gap + quantile * error)
+    difference = Estimate(gap, low, high, counted, samples)
     if before.value <= 0 or after.value <= 0:
         return Change(before.value, after.value, difference)
     ratio = after.value / before.value
     error = clustered_error(after.influence / after.value - before.influence / before.value, counted)
-    ends = (None, None)
+    low, high = None, None
     if error is not None:
-        ends = (ratio * math.exp(-quantile * error) - 1, ratio * math.exp(quantile * error) - 1)
-    return Change(before.value, after.value, difference, Estimate(ratio - 1, *ends, counted, samples))
+        low, high = ratio * math.exp(-quantile * error) - 1, ratio * math.exp(quantile * error) - 1
+    return Change(before.value, after.value, difference, Estimate(ratio - 1, low, high, counted, samples))
 
 
 def _sums(samples: Samples, order: dict[Any, int]) -> tuple[Array, Array, Array, Array]:
@@ -87,9 +87,11 @@ def _sums(samples: Samples, order: dict[Any, int]) -> tuple[Array, Array, Array,
     tokens_N = np.asarray(samples.tokens, dtype=np.float64)
     if not index_N.shape == right_N.shape == tokens_N.shape:
         raise ValueError(f"columns differ in length: {index_N.shape}, {right_N.shape}, {tokens_N.shape}")
-    weights = (np.ones_like(right_N), right_N, tokens_N, tokens_N * right_N)
-    count, right, tokens, tokens_right = (np.bincount(index_N, weight, len(order)) for weight in weights)
-    return count, right, tokens, tokens_right
+
+    def total(weights_N: Array) -> Array:
+        return np.bincount(index_N, weights_N, len(order)).astype(np.float64)
+
+    return total(np.ones_like(right_N)), total(right_N), total(tokens_N), total(tokens_N * right_N)
 
 
 def compare_samples(before: Samples, after: Samples, *, level: float = 0.95) -> Paired:
@@ -112,10 +114,12 @@ def compare_samples(before: Samples, after: Samples, *, level: float = 0.95) -> 
     rights = int(right_a.sum() + right_b.sum())
 
     both = (right_a > 0) & (right_b > 0)
-    per_question = [
-        ratio_of_sums(np.divide(tokens, right, out=np.zeros_like(tokens), where=both), both.astype(np.float64))
-        for tokens, right in ((tokens_right_a, right_a), (tokens_right_b, right_b))
-    ]
+
+    def mean_where_both(tokens: Array, right: Array) -> Ratio | None:
+        means = np.divide(tokens, right, out=np.zeros_like(tokens), where=both)
+        return ratio_of_sums(means, both.astype(np.float64))
+
+    both_a, both_b = mean_where_both(tokens_right_a, right_a), mean_where_both(tokens_right_b, right_b)
     samples_both = int(right_a[both].sum() + right_b[both].sum())
     return Paired(
         questions=len(order),
@@ -125,5 +129,5 @@ def compare_samples(before: Samples, after: Samples, *, level: float = 0.95) -> 
         tokens_right=paired_change(
             ratio_of_sums(tokens_right_a, right_a), ratio_of_sums(tokens_right_b, right_b), rights, level=level
         ),
-        tokens_both_right=paired_change(*per_question, samples_both, level=level),
+        tokens_both_right=paired_change(both_a, both_b, samples_both, level=level),
     )
