@@ -1,8 +1,8 @@
 """Reinforcement learning of short reasoning. The public names; importing them loads neither torch nor transformers.
 
-    import cib_rl
+import cib_rl
 
-    run_folder = cib_rl.train("quickstart", seed=3, trainer={"steps": 20})
+run_folder = cib_rl.train("quickstart", seed=3, trainer={"steps": 20})
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ def recipe_summary(name: str) -> str:
 
 
 def find_recipe(ref: str | Path) -> Path:
-    """The file of a recipe given as a path or as a shipped name. Raises RecipeError with the nearest name."""
+    """The file of a recipe given as a path or as a shipped name; `launch/zero2.yaml` names a launch configuration.
+
+    Raises RecipeError with the nearest name.
+    """
     path = Path(ref)
     if path.is_file():
         return path
@@ -53,6 +56,9 @@ def find_recipe(ref: str | Path) -> Path:
     name = str(ref).removesuffix(".yaml").removesuffix(".yml")
     if name in list_recipes():
         return recipes_dir() / f"{name}.yaml"
+    launch = recipes_dir() / str(ref)
+    if str(ref).startswith("launch/") and launch.is_file():
+        return launch
     names = list_recipes()
     near = get_close_matches(name, names, n=1, cutoff=0.4) or [n for n in names if n.rsplit("/", 1)[-1] == name]
     hint = f" Did you mean {near[0]!r}?" if near else ""

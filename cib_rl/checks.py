@@ -1,0 +1,252 @@
+"""What can be checked of a recipe without training: paths, models, tokenizer, task, rewards, golds, layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cib_rl.errors import UserError
+from cib_rl.memory import ASSUMED_PROMPT, Shape, shape_from_name, shape_of
+from cib_rl.recipe import Recipe, RewardSection, TaskSection
+
+Status = Literal["ok", "failed", "unchecked"]
+_WEIGHTS = ("*.safetensors", "*.bin")
+_PROMPTS_READ = 1000  # prompts tokenized to learn the longest
+
+
+@dataclass
+class Check:
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass
+class Findings:
+    """The checks in order, and what they learned: the models' shapes and the longest prompt in tokens."""
+
+    checks: list[Check] = field(default_factory=list)
+    policy: Shape | None = None
+    priors: dict[str, Shape] = field(default_factory=dict)
+    prompt: int = ASSUMED_PROMPT
+
+    @property
+    def passed(self) -> bool:
+        return all(check.status != "failed" for check in self.checks)
+
+    def run(self, name: str, check: Callable[[], tuple[Status, str]]) -> None:
+        """Run one check; a UserError is a failure of the recipe, anything else a bug that must be seen."""
+        try:
+            self.checks.append(Check(name, *check()))
+        except UserError as error:
+            self.checks.append(Check(name, "failed", str(error)))
+
+
+def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = None, resuming: bool = False) -> Findings:
+    """Check everything that needs no training and no download."""
+    base = base_dir or Path.cwd()
+    found = Findings()
+    found.run("output", lambda: _output(recipe, base, resuming))
+    found.run("model", lambda: _policy(recipe, base, found))
+    tokenizer: list[Any] = []
+    found.run("tokenizer", lambda: _tokenizer(recipe, base, tokenizer))
+    rows: list[dict[str, Any]] = []
+    found.run("task", lambda: _task(recipe.task, base, rows))
+    if tokenizer:
+        found.run("environment", lambda: _environment(recipe, tokenizer[0], rows, found))
+    for section in recipe.rewards:
+        label = section.label or section.name
+        found.run(f"reward {label}", lambda s=section: _reward(s, recipe, base, tokenizer))  # type: ignore[misc]
+        for key, prior in section.kwargs.items():
+            if isinstance(prior, dict) and isinstance(prior.get("model"), str):
+                found.run(f"{key} of {label}", lambda p=prior, n=label: _prior(p["model"], n, base, found))  # type: ignore[misc]
+    found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
+    if recipe.evaluation and recipe.evaluation.task:
+        task = recipe.evaluation.task
+        found.run("evaluation.task", lambda: _task(task, base, []))
+    found.run("layout", lambda: _layout(recipe, devices))
+    found.run("engine", lambda: _engine(recipe))
+    if recipe.trainer.deepspeed:
+        found.run("trainer.deepspeed", lambda: _deepspeed(base / str(recipe.trainer.deepspeed)))
+    return found
+
+
+def _output(recipe: Recipe, base: Path, resuming: bool) -> tuple[Status, str]:
+    folder = base / recipe.output
+    if recipe.run_name and not resuming:
+        folder = folder / recipe.run_name
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"output folder {folder} is in use; give another run_name or output, or --resume {folder}")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise UserError(f"output: {parent} is a file; a folder is needed")
+    import os
+
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"output: {parent} cannot be written to")
+    return "ok", str(folder)
+
+
+def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, Shape | None]:
+    """Resolve a model and learn its shape; a hub id that is not in the local cache stays unchecked."""
+    from cib_rl.models import resolve_model
+
+    resolved = resolve_model(reference, base)
+    local = Path(resolved).is_dir()
+    try:
+        shape = shape_of(resolved, lora)
+    except (OSError, ValueError, KeyError) as error:
+        if local:
+            raise UserError(
+                f"{resolved} cannot be read as a causal language model: {str(error).splitlines()[0]}"
+            ) from None
+        shape_guess = shape_from_name(resolved)
+        return "unchecked", f"{resolved}: would be downloaded", shape_guess
+    if local and not any(next(Path(resolved).glob(pattern), None) for pattern in _WEIGHTS):
+        raise UserError(f"{resolved} has a config.json but no weights ({' or '.join(_WEIGHTS)})")
+    where = resolved if local else f"{resolved} (in the local cache)"
+    return "ok", f"{where}: {shape.parameters / 1e6:,.1f} M parameters", shape
+
+
+def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
+    status, detail, found.policy = _shape(recipe.model, base, recipe.lora)
+    if found.policy and recipe.lora:
+        detail += f", {found.policy.trainable / 1e6:,.1f} M trained"
+    return status, detail
+
+
+def _prior(reference: str, label: str, base: Path, found: Findings) -> tuple[Status, str]:
+    status, detail, shape = _shape(reference, base)
+    if shape:
+        found.priors[label] = shape
+    return status, detail
+
+
+def _tokenizer(recipe: Recipe, base: Path, out: list[Any]) -> tuple[Status, str]:
+    from cib_rl.models import load_tokenizer, resolve_model
+
+    resolved = resolve_model(recipe.tokenizer or recipe.model, base)
+    if not Path(resolved).is_dir():
+        return "unchecked", f"{resolved}: would be downloaded"
+    tokenizer = load_tokenizer(resolved)
+    out.append(tokenizer)
+    template = "with" if getattr(tokenizer, "chat_template", None) else "without"
+    return "ok", f"{len(tokenizer):,} tokens, pad {tokenizer.pad_token!r}, {template} chat template"
+
+
+def _task(section: TaskSection, base: Path, out: list[dict[str, Any]]) -> tuple[Status, str]:
+    if section.name == "hub" and not (section.path and (base / section.path).exists()):
+        if not section.path:
+            raise UserError("task.path is missing: name the data set, e.g. openai/gsm8k")
+        return "unchecked", f"{section.path}: would be downloaded"
+    from cib_rl.tasks import load_rows
+
+    rows = load_rows(section, base)
+    out.extend(rows)
+    return "ok", f"{len(rows):,} rows"
+
+
+def _environment(recipe: Recipe, tokenizer: Any, rows: list[dict[str, Any]], found: Findings) -> tuple[Status, str]:
+    """Build the environment and encode prompts: a missing chat template shows here."""
+    from cib_rl.environments.base import encode_prompt, make_environment
+
+    make_environment(recipe.environment, tokenizer)
+    limit = recipe.environment.max_completion_length
+    if not rows:
+        return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"
+    lengths = [len(encode_prompt(row["prompt"], recipe.environment, tokenizer)) for row in rows[:_PROMPTS_READ]]
+    found.prompt = max(lengths)
+    room = recipe.engine.max_model_len or (found.policy.max_positions if found.policy else 0)
+    detail = f"prompts of up to {found.prompt:,} tokens, completions of up to {limit:,}"
+    if room and found.prompt >= room:
+        raise UserError(f"the longest prompt ({found.prompt} tokens) leaves no room in a context of {room}")
+    if room and found.prompt + limit > room:
+        detail += f" (the context of {room:,} cuts the longest)"
+    return "ok", detail
+
+
+def _reward(section: RewardSection, recipe: Recipe, base: Path, tokenizer: list[Any]) -> tuple[Status, str]:
+    """Find the reward and check its keywords; a class is not built, since that may load a model."""
+    import inspect
+
+    from cib_rl.plugin.bound import BoundReward
+    from cib_rl.plugin.registry import find_reward
+    from cib_rl.plugin.signature import check_keywords, keyword_parameters
+
+    plugin = find_reward(section.name, base)
+    if inspect.isclass(plugin):
+        parameters = keyword_parameters(plugin, skip=0) if plugin.__init__ is not object.__init__ else {}
+        check_keywords(section.name, plugin, parameters, section.kwargs)
+    else:
+        BoundReward(section, _context(recipe, base, tokenizer))
+    kind = section.kind or getattr(getattr(plugin, "__reward__", None), "kind", None)
+    return "ok", f"{kind}, weight {section.weight:g}"
+
+
+def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: list[Any]) -> tuple[Status, str]:
+    """Grade every gold answer against itself with the outcome rewards."""
+    if not rows:
+        return "unchecked", "the rows were not read"
+    from cib_rl.grading.selfcheck import check_recipe_golds
+    from cib_rl.plugin import RewardSuite
+
+    outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
+    if not outcomes:
+        return "ok", "no outcome reward, nothing to grade"
+    suite = RewardSuite(outcomes, _context(recipe, base, tokenizer))
+    try:
+        check_recipe_golds(recipe, rows, suite)
+    finally:
+        suite.close()
+    return "ok", f"{len(rows):,} gold answers graded"
+
+
+def _kind(section: RewardSection, base: Path) -> str | None:
+    from cib_rl.plugin.registry import find_reward
+
+    declared = getattr(find_reward(section.name, base), "__reward__", None)
+    return section.kind or getattr(declared, "kind", None)
+
+
+def _context(recipe: Recipe, base: Path, tokenizer: Iterable[Any]) -> Any:
+    from cib_rl.plugin import RewardContext
+
+    return RewardContext(
+        tokenizer=next(iter(tokenizer), None),
+        seed=recipe.seed,
+        base_dir=base,
+        deterministic=recipe.deterministic,
+        max_completion_length=recipe.environment.max_completion_length,
+    )
+
+
+def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:
+    from cib_rl.trainers.grpo import completions_per_process
+
+    share = completions_per_process(recipe, devices)
+    micro = recipe.trainer.micro_batch_size or share
+    return "ok", f"{share:,} completions per step and device, {micro:,} per micro-batch"
+
+
+def _engine(recipe: Recipe) -> tuple[Status, str]:
+    if recipe.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            'engine.name: vllm is not installed: pip install "cib-rl[vllm]" (GPU), make setup-vllm-cpu (CPU)'
+        )
+    if recipe.trainer.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise UserError('trainer.deepspeed: DeepSpeed is not installed: pip install "cib-rl[deepspeed]"')
+    return "ok", recipe.engine.name
+
+
+def _deepspeed(path: Path) -> tuple[Status, str]:
+    if not path.is_file():
+        raise UserError(f"trainer.deepspeed: no file {path}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"trainer.deepspeed: {path} is not JSON: {error}") from None
+    return "ok", f"ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}"

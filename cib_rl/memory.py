@@ -1,0 +1,188 @@
+"""An estimate of memory per device, made from the recipe and the models' shapes alone. It is no measurement.
+
+Sizes in bytes; b is the size of one number (4 for float32, 2 for bfloat16), P the parameters of the policy, P' those
+that are trained, L layers, h hidden size, q and k the widths of queries and of keys, f the width of the MLP, V the
+vocabulary, N the tokens of one forward-backward pass, R and S the completions sampled at once and their longest length.
+
+* weights b·P; gradients b·P'; Adam 2b·P' (its states have the parameters' dtype; DeepSpeed with bf16 keeps the states
+  and a master copy in float32: 12·P')
+* activations kept for the backward pass, per layer b·N·(6h + 2q + 2k + 4f): inputs of the two norms and their upcasts,
+  q, k, v, the attention's output, and gate, up, activation and product of a gated MLP; attention itself is assumed to
+  keep no (N, N) matrix. With gradient checkpointing b·N·h per layer and one layer in full.
+* logits exist in tiles only: 4·min(N, 4096)·min(V, 32768), twice
+* KV cache of the transformers engine: 2b·L·k·R·S; the vLLM engine takes what the recipe's share of the device says
+* reference (with kl > 0 and no LoRA) b·P; each model prior b·P of its own
+
+ZeRO divides Adam (stage ≥ 1), gradients (≥ 2) and weights (3) by the number of devices.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from cib_rl.recipe import LoraSection, Recipe
+
+ASSUMED_PROMPT = 512  # tokens, where the prompts cannot be read
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate needs to know of a model. A width of 0 means unknown (only the parameter count is)."""
+
+    parameters: int
+    trainable: int
+    layers: int = 0
+    hidden: int = 0
+    query: int = 0
+    key: int = 0
+    mlp: int = 0
+    vocabulary: int = 0
+    max_positions: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the estimate."""
+
+    name: str
+    size: float
+    note: str = ""
+
+
+def shape_of(reference: str, lora: LoraSection | None = None) -> Shape:
+    """Read a model's config (a folder or the local hub cache) and count its parameters on the meta device.
+
+    Raises OSError or ValueError when there is no readable config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(reference, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(weight.numel() for weight in model.parameters())  # a tied head is counted once
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Shape(
+        parameters=parameters,
+        trainable=parameters if lora is None else _adapter_parameters(model, lora),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        query=heads * head_dim,
+        key=(getattr(text, "num_key_value_heads", None) or heads) * head_dim,
+        mlp=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        max_positions=getattr(text, "max_position_embeddings", 0) or 0,
+    )
+
+
+def shape_from_name(reference: str) -> Shape | None:
+    """The parameter count that a hub id states, as in `Qwen2.5-1.5B`; None when it states none."""
+    match = re.search(r"(\d+(?:\.\d+)?)([BM])(?![A-Za-z])", reference)
+    if not match:
+        return None
+    count = int(float(match[1]) * {"B": 1e9, "M": 1e6}[match[2]])
+    return Shape(count, count)
+
+
+def estimate(
+    recipe: Recipe, policy: Shape, priors: dict[str, Shape], *, devices: int = 1, prompt: int = ASSUMED_PROMPT
+) -> list[Item]:
+    """Memory per device; `prompt` is the longest prompt in tokens, `priors` maps a reward's label to its model."""
+    trainer = recipe.trainer
+    b = _BYTES[trainer.dtype]
+    stage = zero_stage(trainer.deepspeed)
+    adam_bytes = 12 if trainer.deepspeed and b == 2 else 2 * b
+    items = [
+        Item("policy: weights", b * policy.parameters / _share(stage >= 3, devices), _millions(policy.parameters)),
+        Item("policy: gradients", b * policy.trainable / _share(stage >= 2, devices), _millions(policy.trainable)),
+        Item("policy: Adam states", adam_bytes * policy.trainable / _share(stage >= 1, devices)),
+    ]
+    if trainer.kl > 0 and recipe.lora is None:
+        items.append(Item("reference: weights", b * policy.parameters / _share(stage >= 3, devices)))
+    items += [
+        Item(f"prior of {label}: weights", b * shape.parameters, _millions(shape.parameters))
+        for label, shape in priors.items()
+    ]
+
+    completions = max(1, trainer.prompts_per_step * recipe.sampling.group_size // devices)
+    length = prompt + recipe.environment.max_completion_length
+    if policy.layers:
+        items += _passes(recipe, policy, completions, length, b)
+        items += _cache(recipe, policy, completions * trainer.steps_per_window, length, b)
+    return items
+
+
+def _passes(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:
+    trainer = recipe.trainer
+    tokens = min(trainer.micro_batch_size or completions, completions) * length
+    if trainer.token_budget:
+        tokens = min(tokens, max(trainer.token_budget, length))
+    layer = b * tokens * (6 * policy.hidden + 2 * policy.query + 2 * policy.key + 4 * policy.mlp)
+    if trainer.gradient_checkpointing:
+        kept = policy.layers * b * tokens * policy.hidden + layer
+    else:
+        kept = policy.layers * layer
+    tiles = 2 * 4 * min(tokens, 4096) * min(policy.vocabulary, 32768)
+    return [Item("activations", kept, f"{tokens:,} tokens per pass"), Item("logit tiles", tiles)]
+
+
+def _cache(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:
+    engine = recipe.engine
+    if engine.name == "vllm":
+        share = engine.gpu_memory_utilization
+        note = f"{share:.0%} of the device (engine.gpu_memory_utilization)"
+        memory = _device_memory()
+        return [
+            Item("vLLM: weights and KV cache", share * memory, note)
+            if memory
+            else Item("vLLM: weights", b * policy.parameters, f"on a GPU: {note}")
+        ]
+    b = _BYTES.get(engine.dtype or "", b)
+    rows = min(engine.max_num_seqs, completions)
+    size = 2 * b * policy.layers * policy.key * rows * length
+    return [Item("KV cache", size, f"{rows} completions of {length:,} tokens")]
+
+
+def zero_stage(path: str | None) -> int:
+    """The ZeRO stage of a DeepSpeed configuration file; 0 without one or when it cannot be read."""
+    try:
+        config: Any = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        return int(config.get("zero_optimization", {}).get("stage", 0))
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def _share(divided: bool, devices: int) -> int:
+    return devices if divided else 1
+
+
+def _device_memory() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
+def _adapter_parameters(model: Any, lora: LoraSection) -> int:
+    """Parameters of the adapters: r·(in + out) for each linear layer they are put on (never the head)."""
+    from torch import nn
+
+    wanted = lora.target_modules
+    patterns = ["*"] if wanted == "all-linear" else [wanted] if isinstance(wanted, str) else wanted
+    head = model.get_output_embeddings()
+    return sum(
+        lora.r * (module.in_features + module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and any(fnmatch(name, f"*{p}") for p in patterns)
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M parameters"
