@@ -104,8 +104,8 @@ def _last_line(text: str) -> str | None:
 def _last_match(pattern: regex.Pattern[str], text: str) -> str | None:
     last = None
     try:
-        for last in pattern.finditer(text, timeout=PATTERN_SECONDS):
-            pass
+        for match in pattern.finditer(text, timeout=PATTERN_SECONDS):
+            last = match
     except TimeoutError as error:
         raise UserError(
             f"environment.answer: the pattern {pattern.pattern!r} took more than {PATTERN_SECONDS:g} s on one "

@@ -63,8 +63,10 @@ class BoundReward:
 def _kind(section: RewardSection, declared: RewardInfo | None) -> Kind:
     kind = section.kind or (declared.kind if declared else None)
     if kind is None:
-        raise PluginError(f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) "
-                          "or `kind: shaping` (how was it reached?) to its section")
+        raise PluginError(
+            f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) or "
+            "`kind: shaping` (how was it reached?) to its section"
+        )
     if kind == "outcome" and section.only_when_correct:
         raise PluginError(f"reward {section.name!r}: only_when_correct is for shaping rewards; this one is an outcome")
     return kind

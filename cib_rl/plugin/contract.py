@@ -50,7 +50,7 @@ class TokenRewards:
 
 @dataclass(frozen=True)
 class Failed:
-    """Returned in place of a number: this trajectory could not be scored. It leaves baseline and loss; it is never 0."""
+    """Returned in place of a number: this trajectory could not be scored. It leaves baseline and loss; never a 0."""
 
     reason: str
 
@@ -131,7 +131,7 @@ class Scores:
 
 
 def reward(name: str, *, kind: Kind) -> Callable[[T], T]:
-    """Declare a function or class as a reward. `kind` is "outcome" (is it right?) or "shaping" (how was it reached?)."""
+    """Declare a function or class as a reward: an "outcome" (is it right?) or "shaping" (how was it reached?)."""
     if kind not in ("outcome", "shaping"):
         raise ValueError(f"reward {name!r}: kind must be 'outcome' or 'shaping', not {kind!r}")
 

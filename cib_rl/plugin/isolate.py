@@ -15,7 +15,8 @@ def call_isolated(label: str, call: Callable[[list[Trajectory]], Any], given: li
     """One result per trajectory.
 
     When the call raises or its list has the wrong length, each group is tried alone, and the groups on which it goes
-    wrong again are Failed. A PluginError (a mistake in the recipe or the data's columns) is raised. A group is the smallest unit: its members share a baseline, so a reward may compare them.
+    wrong again are Failed. A PluginError (a mistake in the recipe or the data's columns) is raised. A group is the
+    smallest unit: its members share a baseline, so a reward may compare them.
     """
     try:
         returned = as_list(call(given), len(given))

@@ -74,7 +74,7 @@ def _find_by_name(name: str) -> Any:
     points = list(entry_points(group=GROUP, name=name))
     origins = [module for module, _ in builtins] + [_origin(point) for point in points]
     if len(origins) > 1:
-        raise PluginError(f"several rewards are named {name!r}: {', '.join(origins)}; write package.module:name instead")
+        raise PluginError(f"several rewards are named {name!r}: {', '.join(origins)}; write package.module:name")
     if builtins:
         module, description = builtins[0]
         return _pick(_load_module(module), description.name, module)
