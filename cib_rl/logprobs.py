@@ -26,7 +26,7 @@ ACCELERATOR_TILE_V = 32_768  # TRL's own default, chosen for GPUs
 
 
 class Head(NamedTuple):
-    """What turns final hidden states into logits: `softcap · tanh(scale · (h Wᵀ + b) / softcap)`, or without the cap."""
+    """What turns final hidden states into logits: `cap · tanh(scale · (h Wᵀ + b) / cap)`, or uncapped."""
 
     weight: torch.Tensor  # (V, H)
     bias: torch.Tensor | None = None  # (V,)
@@ -167,8 +167,8 @@ def check_split(model: Any) -> None:
     _, head = split_model(model)
     ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
     with _evaluating(model):
-        expected = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), -1)
-    expected = expected.gather(-1, ids[0, 1:, None]).squeeze(-1).cpu().numpy()
+        logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), -1)
+    expected = logp.gather(-1, ids[0, 1:, None]).squeeze(-1).cpu().numpy()
     found = score_sequences(model, [ids[0].tolist()])[0]
     tolerance = 1e-3 if head.weight.dtype == torch.float32 else 0.1
     if not np.allclose(found, expected, rtol=0, atol=tolerance):

@@ -9,6 +9,7 @@ results are deterministic: equal lengths keep their order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -60,7 +61,7 @@ def pack_into(
         raise ValueError(f"{len(lengths)} sequences need {needed} micro-batches within the limits, not {count}")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     bounds = _best_bounds(np.array([lengths[i] for i in order], dtype=np.float64), count, token_budget, max_rows)
-    return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [order[a:b] for a, b in pairwise(bounds)]
 
 
 def _best_bounds(falling: np.ndarray, count: int, token_budget: int | None, max_rows: int | None) -> list[int]:
