@@ -86,7 +86,6 @@ def check_decoding(engine: TransformersEngine) -> bool:
 
 def _decoding_gap(engine: TransformersEngine) -> tuple[float, float]:
     """Largest difference of log-probabilities over two sequences and two steps, and what rounding explains."""
-    device, cache = engine._device, engine._cache
     vocab = engine.vocab_size
     steps = min(2, engine.max_model_len - 1)
     lengths = [min(4, engine.max_model_len - steps), 1]
@@ -94,6 +93,7 @@ def _decoding_gap(engine: TransformersEngine) -> tuple[float, float]:
     tolerance = 1e-3
     gap = 0.0
     engine._begin()
+    device, cache = engine._device, engine._cache
     try:
         cache.reserve(2, max(lengths) + steps)
         cache.begin_prefill([0, 1], [0, 1])
