@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from cib_rl.grading import math
 from cib_rl.grading.math import MathGrader
 from cib_rl.grading.pool import Grade
 from cib_rl.plugin import Failed, reward
@@ -27,7 +30,8 @@ class MathCorrect:
 
     def __init__(self, *, timeout: float = 5.0, workers: int = 2, memory_mb: int = 2048) -> None:
         self.grader = MathGrader(workers=workers, timeout=timeout, memory_mb=memory_mb)
-        self.grader_version = f"math-verify {version('math-verify')}"
+        rules = hashlib.sha256(Path(math.__file__).read_bytes()).hexdigest()[:12]
+        self.grader_version = f"math-verify {version('math-verify')}, rules {rules}"
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | Failed]:
         grades = self.grader.grade(

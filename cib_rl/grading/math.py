@@ -23,7 +23,6 @@ _THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+)(\.\d+)?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\{([^{}]*)\}")
 _MIXED = re.compile(r"([-+]?\d+) +(?:(\d+)/(\d+)|(\\frac\{\d+\}\{\d+\}))")
 _BASE = re.compile(r"\d_\{?(\d+)\}?")
-_OPERATION = re.compile(r"(?<![\w{])\d|[-+*/^]|\\(?:frac|sqrt|cdot|times|div)")  # an expression, not a name like x_1
 _TWO_NUMBERS = re.compile(r"\d +[\d.]")
 
 
@@ -131,12 +130,16 @@ def _equal(expected: list[Any], actual: list[Any]) -> bool:
 
 
 def _sides_agree(prediction: str) -> bool:
-    """False for 5 = 72: of an equation math-verify compares the last side alone. A name (x = 72) agrees with anything."""
+    """False for 5 = 72. Of an equation math-verify compares only the last side: fine for x = 72 and a + b = 72.
+
+    Sides without a variable are compared here; several equations (with a comma) are compared as a set by math-verify.
+    """
     *sides, last = prediction.split("=")
-    if "," in prediction:  # several equations, compared one by one as a set
+    if not sides or "," in prediction:
         return True
-    value = _parse(last) if sides else []
-    return all(not _OPERATION.search(side) or _equal(value, _parse(side)) for side in sides)
+    value = _parse(last)
+    numbers = [side for side in map(_parse, sides) if side and not getattr(side[0], "free_symbols", True)]
+    return all(_equal(value, side) for side in numbers)
 
 
 def _same_bases(gold: str, prediction: str) -> bool:
@@ -157,7 +160,7 @@ def _parse(answer: str) -> list[Any]:
     # In a box of its own the whole answer is read, or nothing; otherwise any number in it might be taken.
     config = LatexExtractionConfig(boxed_match_priority=0)
     boxed = f"\\boxed{{{text}}}"
-    return list(parse(boxed, [config], "no_fallback", "first_match", parsing_timeout=None))  # type: ignore[arg-type]
+    return list(parse(boxed, [config], "no_fallback", "first_match", parsing_timeout=None))
 
 
 _parse_gold = lru_cache(maxsize=4096)(_parse)

@@ -1,17 +1,24 @@
-"""Before a run: does every gold answer grade as right against itself? One that does not makes every completion wrong."""
+"""Before a run: does every gold answer grade as right against itself? If not, no completion can be right."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cib_rl.errors import UserError
 from cib_rl.grading.pool import Grade
+
+if TYPE_CHECKING:
+    from cib_rl.plugin import RewardSuite
+    from cib_rl.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 10  # rows listed in a message
 
@@ -45,6 +52,26 @@ class Report:
         if len(self.ungradable) > SHOWN:
             lines.append(f"  ... and {len(self.ungradable) - SHOWN} more")
         return "\n".join(lines)
+
+
+def check_recipe_golds(
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], suite: RewardSuite, cache_dir: Path | None = None
+) -> list[Report]:
+    """`check_golds` with every reward of the suite that can judge gold answers: it has `grade_golds(rows)`.
+
+    Results of a reward that states its `grader_version` are kept in `cache_dir` (default: the user's cache folder).
+    Returns one report per such reward; a caller that allows a share may drop the rows they name.
+    """
+    folder = cache_dir if cache_dir is not None else Path.home() / ".cache" / "cib-rl" / "golds"
+    reports = []
+    for reward in suite.rewards:
+        grade = getattr(reward.target, "grade_golds", None)
+        if grade is not None:
+            version = getattr(reward.target, "grader_version", None)
+            keep = folder if version is not None else None
+            allowed = recipe.task.max_ungradable
+            reports.append(check_golds(rows, grade, allowed_share=allowed, cache_dir=keep, version=str(version)))
+    return reports
 
 
 def check_golds(
@@ -108,7 +135,11 @@ def _read(file: Path | None) -> Report | None:
 
 
 def _write(file: Path, report: Report) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"rows": report.rows, "ungradable": [asdict(u) for u in report.ungradable]})
     beside = file.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps({"rows": report.rows, "ungradable": [asdict(u) for u in report.ungradable]}))
-    os.replace(beside, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(content, encoding="utf-8")
+        os.replace(beside, file)
+    except OSError as error:  # a cache that cannot be written costs time, nothing else
+        logger.warning("the check of the gold answers could not be kept in %s: %s", file, error)

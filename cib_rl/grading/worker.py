@@ -1,7 +1,7 @@
 """A grading process: reads one JSON object per line, calls one function with it, writes one JSON object per line.
 
-Answers: `{"ready": true}` once, then for each item `{"right": bool}` or `{"error": "cause"}`; `{"fatal": "cause"}` when the
-function cannot be imported. Started by `pool.py`; ends at end of file on standard input.
+Answers: `{"ready": true}` once, then for each item `{"right": bool}` or `{"error": "cause"}`; `{"fatal": "cause"}` when
+the function cannot be imported. Started by `pool.py`; ends at end of file on standard input.
 """
 
 from __future__ import annotations

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from cib_rl.grading.selfcheck import Report, check_golds
 from cib_rl.plugin.background import BackgroundLoop
 from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import PluginError, RewardContext, Scores
@@ -91,17 +89,6 @@ class RewardSuite:
                 raise
         for r in rewards:
             tally.add(r, live, *results[r.label])
-
-    def check_golds(self, rows: Sequence[Mapping[str, Any]], *, allowed_share: float, cache_dir: Path) -> list[Report]:
-        """Grade every gold answer against itself, with each reward that can (it has `grade_golds(rows)`).
-
-        Returns one report per such reward. Raises UserError when more than `allowed_share` of the rows are not right.
-        """
-        return [
-            check_golds(rows, r.target.grade_golds, allowed_share=allowed_share, cache_dir=cache_dir,
-                        version=f"{r.label} {getattr(r.target, 'grader_version', '')}")
-            for r in self.rewards if hasattr(r.target, "grade_golds")
-        ]  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the rewards that have some (`state_dict` and `load_state_dict`), for checkpoints."""
