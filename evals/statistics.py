@@ -123,6 +123,11 @@ def _checked(values: ArrayLike, questions: Sequence[Any] | NDArray[Any]) -> tupl
     return values_N, index_N, len(names)
 
 
+def _per_question(index_N: NDArray[np.intp], weights_N: Array, count: int) -> Array:
+    """Sums of `weights_N` by question. Shape (Q,)."""
+    return np.bincount(index_N, weights_N, count).astype(np.float64)
+
+
 def clustered_mean(
     values: ArrayLike, questions: Sequence[Any] | NDArray[Any], mask: ArrayLike | None = None, *, level: float = 0.95
 ) -> Estimate:
@@ -132,7 +137,7 @@ def clustered_mean(
     """
     values_N, index_N, count = _checked(values, questions)
     mask_N = np.ones_like(values_N) if mask is None else np.asarray(mask, dtype=np.float64)
-    ratio = ratio_of_sums(np.bincount(index_N, values_N * mask_N, count), np.bincount(index_N, mask_N, count))
+    ratio = ratio_of_sums(_per_question(index_N, values_N * mask_N, count), _per_question(index_N, mask_N, count))
     return Estimate(None) if ratio is None else _t_interval(ratio, int(mask_N.sum()), level)
 
 
@@ -221,5 +226,5 @@ def mean_pass_at_k(
     if count == 0:
         return Estimate(None)
     n_Q = np.bincount(index_N, minlength=count)
-    estimate = clustered_mean(pass_at_k(n_Q, np.bincount(index_N, hits_N, count), k), np.arange(count), level=level)
+    estimate = clustered_mean(pass_at_k(n_Q, _per_question(index_N, hits_N, count), k), np.arange(count), level=level)
     return Estimate(estimate.value, estimate.low, estimate.high, count, len(hits_N))

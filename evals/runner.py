@@ -1,0 +1,234 @@
+"""Evaluating a model on a benchmark, and a policy in the middle of its training: the same rows to the same result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cib_rl.engines.base import Engine, Sampling
+from cib_rl.environments.base import make_environment
+from cib_rl.errors import UserError
+from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
+from cib_rl.evals.result import EvalResult
+from cib_rl.evals.scoring import score_rows
+from cib_rl.grading.selfcheck import check_golds
+from cib_rl.models import load_policy, load_tokenizer, resolve_model
+from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.recipe import EngineSection, Recipe
+from cib_rl.rollout import Rollouts
+from cib_rl.tasks import Row, load_rows
+
+
+def evaluate(
+    model_ref: str,
+    benchmark: str,
+    *,
+    samples: int = 1,
+    problems: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_tokens: int | None = None,
+    seed: int = 1234,
+    engine: str = "transformers",
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    environment: Mapping[str, Any] | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    deterministic: bool = False,
+    max_ungradable: float = 0.0,
+    max_error_share: float = 0.05,
+) -> EvalResult:
+    """Generate and grade `samples` answers to each problem, save them, and return them.
+
+    Args:
+        model_ref: hub id, model folder, run folder (its newest checkpoint) or checkpoint, or `shipped:NAME`.
+        benchmark: a shipped name or `package.module:NAME`.
+        problems: the first so many; default: all.
+        temperature, top_p, max_tokens: default: the benchmark's.
+        engine: `transformers` or `vllm`.
+        data: a local file instead of the benchmark's own source.
+        output: folder for the result, which must not exist; None saves nothing.
+        environment: keys of the benchmark's environment to change (suffix, system, answer, chat_template, ...).
+        engine_options: keys of the recipe's engine section (max_num_seqs, gpu_memory_utilization, ...).
+        dtype: default: bfloat16 on a GPU, float32 without.
+        max_ungradable: share of rows allowed whose gold answer does not grade as right.
+        max_error_share: share of samples allowed to be errors; more is a UserError, after saving.
+
+    Raises UserError for anything the user can mend, before generating where that can be known.
+    """
+    if samples < 1:
+        raise UserError(f"samples must be at least 1, got {samples}")
+    target = Path(output) if output is not None else None
+    if target is not None and target.exists():
+        raise UserError(f"{target} exists; give another output folder")
+    chosen = get_benchmark(benchmark)
+    changes = dict(environment or {}) | ({} if max_tokens is None else {"max_completion_length": max_tokens})
+    asked = chosen.environment_section(changes)
+    rows = chosen.rows(Path(data) if data is not None else None, problems)
+    section = engine_section(engine, engine_options)
+    reference = resolve_model(model_ref, Path.cwd())
+    tokenizer = load_tokenizer(reference)
+    context = RewardContext(
+        tokenizer=tokenizer, seed=seed, deterministic=deterministic, max_completion_length=asked.max_completion_length
+    )
+    suite = RewardSuite(chosen.rewards, context)
+    running: Engine | None = None
+    try:
+        check_benchmark_golds(rows, suite, max_ungradable)
+        running = start_engine(section, reference, tokenizer, dtype=dtype, deterministic=deterministic, seed=seed)
+        sampling = Sampling(
+            max_tokens=asked.max_completion_length,
+            temperature=chosen.temperature if temperature is None else temperature,
+            top_p=chosen.top_p if top_p is None else top_p,
+            timeout=asked.timeout,
+        )
+        result = score_rows(
+            rows,
+            Rollouts(make_environment(asked, tokenizer), running, tokenizer, asked.answer),
+            suite,
+            samples,
+            seed,
+            sampling=sampling,
+            measure=chosen.measure,
+            settings={
+                "benchmark": chosen.name,
+                "model": model_ref,
+                "data": str(data) if data is not None else None,
+                "problems": len(rows),
+                "environment": asked.model_dump(),
+                "engine": section.model_dump(),
+                "deterministic": deterministic,
+            },
+            versions={"model": model_fingerprint(reference), "rows": rows_fingerprint(rows)},
+        )
+    finally:
+        if running is not None:
+            running.close()
+        suite.close()
+    if target is not None:
+        result.save(target)
+    result.require_graded(max_error_share)
+    return result
+
+
+def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base_dir: Path) -> EvalResult:
+    """The recipe's held-out evaluation with the engine, environment and rewards of training. Called by every process.
+
+    Raises UserError when `evaluation.task` is missing, holds fewer rows than `problems` asks for in the recipe (where
+    the recipe leaves `problems` to its default, all rows there are will do), or too many samples are errors.
+    """
+    section = recipe.evaluation
+    if section is None or section.task is None:
+        raise UserError("evaluation.task is missing: name the held-out rows")
+    rows = load_rows(section.task, base_dir)
+    if len(rows) < section.problems and "problems" in section.model_fields_set:
+        raise UserError(f"evaluation.problems asks for {section.problems} problems, evaluation.task holds {len(rows)}")
+    rows = rows[: section.problems]
+    known = section.task.name in benchmark_names()
+    sampling = Sampling(
+        max_tokens=recipe.environment.max_completion_length,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        timeout=recipe.environment.timeout,
+    )
+    result = score_rows(
+        rows,
+        rollouts,
+        suite,
+        section.samples,
+        section.seed,
+        sampling=sampling,
+        measure=get_benchmark(section.task.name).measure if known else None,
+        settings={
+            "benchmark": section.task.name,
+            "model": recipe.model,
+            "data": section.task.path,
+            "problems": len(rows),
+            "environment": recipe.environment.model_dump(),
+            "engine": recipe.engine.model_dump(),
+            "deterministic": recipe.deterministic,
+            "weights_version": rollouts.engine.weights_version,
+        },
+        versions={"rows": rows_fingerprint(rows)},
+    )
+    result.require_graded()
+    return result
+
+
+def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:
+    """The engine's settings, checked. Raises UserError for an unknown engine or key."""
+    try:
+        return EngineSection(**{**(options or {}), "name": name})
+    except ValueError as error:
+        raise UserError(f"engine: {error}") from error
+
+
+def start_engine(
+    section: EngineSection,
+    reference: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: str | None,
+    deterministic: bool,
+    seed: int,
+) -> Engine:
+    """An engine that holds the weights of `reference` (resolved)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or section.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if section.name == "transformers":
+        from cib_rl.engines.transformers import TransformersEngine
+
+        return TransformersEngine(
+            load_policy(reference, dtype).to(device).eval(),  # type: ignore[arg-type]
+            tokenizer,
+            max_num_seqs=section.max_num_seqs,
+            max_model_len=section.max_model_len,
+            deterministic=deterministic,
+        )
+    if (Path(reference) / "adapter_config.json").is_file():
+        raise UserError(f"{reference} is a LoRA adapter: use --engine transformers, or merge it into its base first")
+    from cib_rl.engines.vllm import VLLMEngine
+
+    section = section.model_copy(update={"dtype": dtype})
+    return VLLMEngine(reference, tokenizer, section, deterministic=deterministic, seed=seed)
+
+
+def check_benchmark_golds(rows: Sequence[Row], suite: RewardSuite, max_ungradable: float) -> None:
+    """Every outcome reward that can grades each gold answer against itself. Raises UserError above the share allowed."""
+    for reward in suite.rewards:
+        grade = getattr(reward.target, "grade_golds", None)
+        if reward.kind == "outcome" and grade is not None:
+            try:
+                check_golds(rows, grade, allowed_share=max_ungradable, cache_dir=None)
+            except UserError as error:
+                raise UserError(str(error).replace("task.max_ungradable", "max_ungradable")) from None
+
+
+def model_fingerprint(reference: str) -> str:
+    """What names the weights: a hash over the folder's weight files, or the hub's commit."""
+    folder = Path(reference)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return f"hub:{getattr(AutoConfig.from_pretrained(reference), '_commit_hash', None) or 'unknown'}"
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return f"weights:{digest.hexdigest()}"
+
+
+def rows_fingerprint(rows: Sequence[Row]) -> str:
+    """Names the questions, prompts and golds that were asked, in order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        digest.update(repr((row["id"], row["prompt"], row["answer"])).encode() + b"\n")
+    return digest.hexdigest()
