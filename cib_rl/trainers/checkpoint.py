@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cib_rl.errors import UserError
@@ -108,7 +109,7 @@ class CheckpointMixin:
                 write_manifest(inner, step)
                 shutil.rmtree(final, ignore_errors=True)
                 inner.rename(final)
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap the system's error
             raise UserError(
                 f"cannot write checkpoint {final}: {error}; earlier checkpoints are untouched, free some space and resume"
             ) from error

@@ -39,7 +39,7 @@ def like_length_logps(
         wanted = pass_count(len(passes))
         if wanted != len(passes):
             passes = pack_into(lengths, wanted)
-    pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+    pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     for rows in passes:
         width = max(lengths[i] for i in rows)
         ids = input_ids_BL.new_full((len(rows), width), pad_id)
@@ -57,14 +57,15 @@ def like_length_logps(
             take_column += range(prompt - 1, length - 1)
             put_column += [i * completion_width + t for t in range(length - prompt)]
         logps, entropies = forward(ids, mask, labels)
-        index = (torch.tensor(take_row, device=ids.device), torch.tensor(take_column, device=ids.device))
-        where = torch.tensor(put_column, device=ids.device)
-        pieces.append((where, logps[index], ids, entropies[index] if entropies is not None else None))
+        row, column, where = (
+            torch.tensor(x, dtype=torch.long, device=ids.device) for x in (take_row, take_column, put_column)
+        )
+        pieces.append((where, logps[row, column], entropies[row, column] if entropies is not None else None))
     where = torch.cat([piece[0] for piece in pieces])
     logps_B_T = _scatter(where, torch.cat([piece[1] for piece in pieces]), len(lengths), completion_width)
-    if pieces[0][3] is None:
+    if pieces[0][2] is None:
         return logps_B_T, None
-    entropies_T = torch.cat([piece[3] for piece in pieces if piece[3] is not None])
+    entropies_T = torch.cat([piece[2] for piece in pieces if piece[2] is not None])
     return logps_B_T, _scatter(where, entropies_T, len(lengths), completion_width)
 
 

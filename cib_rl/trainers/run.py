@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
-from cib_rl.engines.base import Sampling
+from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
@@ -48,11 +50,31 @@ def train(
 
     Raises UserError for anything the user can mend, before the first step where that can be known.
     """
+    checkpoint = find_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None and (done := verify_checkpoint(checkpoint)) >= recipe.trainer.steps:
+        raise UserError(
+            f"{checkpoint} is the end of a finished run ({done} of {recipe.trainer.steps} steps): nothing is left to "
+            "train; raise trainer.steps to go on"
+        )
+    with prepare(recipe, base_dir=base_dir, checkpoint=checkpoint, callbacks=callbacks) as trainer:
+        if progress and trainer.accelerator.is_main_process:
+            trainer.add_callback(ProgressCallback())
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return trainer.run_folder.path
+
+
+@contextmanager
+def prepare(
+    recipe: Recipe,
+    *,
+    base_dir: Path | None = None,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Iterator[GRPOTrainer]:
+    """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
     state = PartialState()
-    checkpoint = find_checkpoint(resume) if resume is not None else None
-    if checkpoint is not None:
-        _check_unfinished(checkpoint, verify_checkpoint(checkpoint), recipe.trainer.steps)
+    transformers_logging.disable_progress_bar()
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     reference = resolve_model(recipe.model, base_dir)
@@ -66,13 +88,14 @@ def train(
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
-    suite = RewardSuite(recipe.rewards, context)
-    check_recipe_golds(recipe, rows, suite)
     arguments = _trl_arguments(recipe, state.num_processes)
-    folder = _open_folder(recipe, base_dir, checkpoint, state)
-    model = _make_policy(recipe, reference)
-    engine = make_engine(recipe, reference, model, tokenizer)
+    suite = RewardSuite(recipe.rewards, context)
+    engine: Engine | None = None
     try:
+        check_recipe_golds(recipe, rows, suite)
+        folder = _open_folder(recipe, base_dir, checkpoint, state)
+        model = _make_policy(recipe, reference)
+        engine = make_engine(recipe, reference, model, tokenizer)
         rollouts = Rollouts(make_environment(recipe.environment, tokenizer), engine, tokenizer, recipe.environment.answer)
         collector = Collector(
             TaskStream(rows, recipe.seed),
@@ -83,6 +106,7 @@ def train(
             seed=recipe.seed,
             filtering=recipe.trainer.filter,
         )
+        evaluation = EvaluationCallback(recipe, folder, rollouts, suite, base_dir)
         trainer = GRPOTrainer(
             recipe=recipe,
             collector=collector,
@@ -91,26 +115,18 @@ def train(
             model=model,
             args=arguments,
             processing_class=tokenizer,
-            callbacks=[MetricsCallback(folder), EvaluationCallback(recipe, folder, rollouts, suite, base_dir), *callbacks],
+            callbacks=[MetricsCallback(folder, recipe.logging.tensorboard), evaluation, *callbacks],
         )
-        if progress and state.is_main_process:
-            trainer.add_callback(ProgressCallback())
+        trainer.remove_callback(PrinterCallback)  # metrics go to files; the console has the progress bar
+        evaluation.trainer = trainer
+        context.trainer_state = trainer.state
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        context.trainer_state = trainer.state
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        yield trainer
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
         suite.close()
-    return folder.path
-
-
-def _check_unfinished(checkpoint: Path, done: int, steps: int) -> None:
-    if done >= steps:
-        raise UserError(
-            f"{checkpoint} is the end of a finished run ({done} of {steps} steps): nothing is left to train; raise "
-            "trainer.steps to go on"
-        )
 
 
 def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState) -> RunFolder:
@@ -215,7 +231,3 @@ def _trl_arguments(recipe: Recipe, processes: int) -> GRPOConfig:
     arguments.num_generations = group  # TRL refuses 1 in its constructor only
     return arguments
 
-
-def tokenizer_of(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer a recipe trains with."""
-    return load_tokenizer(resolve_model(recipe.tokenizer or recipe.model, base_dir))

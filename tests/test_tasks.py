@@ -1,0 +1,96 @@
+"""Task rows and the stream."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cib_rl.errors import UserError
+from cib_rl.recipe import TaskSection
+from cib_rl.tasks import TaskStream, load_rows
+
+
+def _write(path, rows):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_json_lines_rows_are_renamed_and_keep_their_columns(tmp_path, name):
+    _write(tmp_path / name, [{"id": 5, "problem": "1+1", "gold": "2", "level": {"a": 1}}])
+    section = TaskSection(name="jsonl", path=name, columns={"prompt": "problem", "answer": "gold"})
+    assert load_rows(section, tmp_path) == [
+        {"id": "5", "problem": "1+1", "gold": "2", "level": {"a": 1}, "prompt": "1+1", "answer": "2"}
+    ]
+
+
+def test_the_gold_after_a_marker_is_cut_out(tmp_path):
+    _write(tmp_path / "a.jsonl", [{"prompt": "q", "answer": "so 3*400 #### 1,200"}])
+    section = TaskSection(name="jsonl", path="a.jsonl", answer_after="####")
+    assert load_rows(section, tmp_path)[0]["answer"] == "1200"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"prompt": "q", "answer": 1}\n{"prompt": "q"', "a.jsonl, line 2: not JSON"),
+        ('{"prompt": "q", "answer": 1}\n[1]', "line 2: a row must be an object"),
+        ('{"question": "q", "answer": 1}', "no 'prompt'; it has question, answer. Map one with task.columns"),
+        ('{"prompt": "", "answer": 1}', "not empty"),
+        ("", "holds no rows"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, text, match):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=match):
+        load_rows(TaskSection(name="jsonl", path="a.jsonl"), tmp_path)
+
+
+def test_a_missing_file_column_or_source_is_named(tmp_path):
+    with pytest.raises(UserError, match="no file .*none.jsonl"):
+        load_rows(TaskSection(name="jsonl", path="none.jsonl"), tmp_path)
+    _write(tmp_path / "a.jsonl", [{"q": "x", "answer": 1}])
+    with pytest.raises(UserError, match=r"no column 'Q' \(task.columns.prompt\)"):
+        load_rows(TaskSection(name="jsonl", path="a.jsonl", columns={"prompt": "Q"}), tmp_path)
+    with pytest.raises(UserError, match="unknown source 'json'; known: countdown, hub, jsonl"):
+        load_rows(TaskSection(name="json"), tmp_path)
+
+
+@given(st.integers(1, 20), st.integers(0, 5), st.lists(st.integers(0, 13), max_size=8))
+def test_draws_are_each_row_once_per_epoch_however_they_are_taken(size, seed, takes):
+    rows = [{"id": i} for i in range(size)]
+    stream = TaskStream(rows, seed)
+    drawn = [pair for take in takes for pair in stream.draw(take)]
+    assert [n for n, _ in drawn] == list(range(sum(takes)))
+    for start in range(0, len(drawn) - size + 1, size):
+        assert sorted(row["id"] for _, row in drawn[start : start + size]) == list(range(size))
+
+
+@given(st.integers(1, 20), st.integers(0, 60))
+def test_a_cursor_is_all_the_state_there_is(size, cursor):
+    rows = [{"id": i} for i in range(size)]
+    whole = TaskStream(rows, 1)
+    whole.draw(cursor)
+    resumed = TaskStream(rows, 1)
+    resumed.cursor = cursor
+    assert resumed.draw(25) == whole.draw(25)
+
+
+def test_epochs_are_ordered_differently():
+    stream = TaskStream([{"id": i} for i in range(30)], 0)
+    first, second = ([row["id"] for _, row in stream.draw(30)] for _ in range(2))
+    assert first != second
+
+
+def test_a_hub_data_set_is_read_from_local_files_of_the_same_format(tmp_path):
+    folder = tmp_path / "gsm8k"
+    folder.mkdir()
+    _write(folder / "train.jsonl", [{"question": "q", "answer": "x #### 7"}])
+    section = TaskSection(
+        name="hub", path="gsm8k", columns={"prompt": "question"}, answer_after="####",
+    )
+    (row,) = load_rows(section, tmp_path)
+    assert (row["prompt"], row["answer"], row["id"]) == ("q", "7", "0")
