@@ -1,0 +1,48 @@
+"""Priors Q(Z) over completions, found by name: `make_prior({"name": "language_model", ...}, context)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cib_rl.plugin import PluginError, RewardContext, find_reward
+from cib_rl.plugin.signature import check_keywords, keyword_parameters
+from cib_rl.priors.base import Prior, PriorRequest, requests_from
+from cib_rl.priors.rate import rate_nats
+
+BUILT_IN = {
+    "language_model": "cib_rl.priors.language_model:LanguageModelPrior",
+    "uniform": "cib_rl.priors.uniform:UniformPrior",
+    "laplace": "cib_rl.priors.laplace:LaplacePrior",
+}
+
+__all__ = ["BUILT_IN", "Prior", "PriorRequest", "make_prior", "rate_nats", "requests_from"]
+
+
+def make_prior(spec: Mapping[str, Any], context: RewardContext) -> Prior:
+    """The prior that a recipe's `prior:` section names, built with the section's other keys.
+
+    `name` is a built-in one, `package.module:Class` or `path/file.py:Class`. Raises PluginError when it is unknown, no
+    prior, or does not take these keys.
+    """
+    keys = {key: value for key, value in spec.items() if key != "name"}
+    name = spec.get("name")
+    if not isinstance(name, str) or (name not in BUILT_IN and ":" not in name):
+        raise PluginError(
+            f"prior.name: no prior is named {name!r}; known: {', '.join(BUILT_IN)}; one of your own is named "
+            "package.module:Class or path/file.py:Class"
+        )
+    found = find_reward(BUILT_IN.get(name, name), Path(context.base_dir))
+    if not (inspect.isclass(found) and issubclass(found, Prior)):
+        raise PluginError(f"prior.name: {name!r} is no subclass of cib_rl.priors.Prior")
+    parameters = keyword_parameters(found, skip=0) if found.__init__ is not object.__init__ else {}
+    try:
+        keywords = check_keywords(name, found, parameters, keys)
+    except PluginError as error:
+        raise PluginError(str(error).replace("reward", "prior", 1)) from error
+    if "context" in parameters:
+        keywords["context"] = context
+    prior: Prior = found(**keywords)
+    return prior
