@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
+from cib_rl.evals.benchmarks.base import plain_problems
 from cib_rl.evals.result import EvalResult
 from cib_rl.evals.scoring import score_rows
 from cib_rl.grading.selfcheck import check_golds
@@ -41,7 +44,7 @@ def evaluate(
     engine_options: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     deterministic: bool = False,
-    max_ungradable: float = 0.0,
+    max_ungradable: float | None = None,
     max_error_share: float = 0.05,
 ) -> EvalResult:
     """Generate and grade `samples` answers to each problem, save them, and return them.
@@ -57,7 +60,7 @@ def evaluate(
         environment: keys of the benchmark's environment to change (suffix, system, answer, chat_template, ...).
         engine_options: keys of the recipe's engine section (max_num_seqs, gpu_memory_utilization, ...).
         dtype: default: bfloat16 on a GPU, float32 without.
-        max_ungradable: share of rows allowed whose gold answer does not grade as right.
+        max_ungradable: share of rows allowed whose gold answer does not grade as right; default: the benchmark's.
         max_error_share: share of samples allowed to be errors; more is a UserError, after saving.
 
     Raises UserError for anything the user can mend, before generating where that can be known.
@@ -80,7 +83,7 @@ def evaluate(
     suite = RewardSuite(chosen.rewards, context)
     running: Engine | None = None
     try:
-        check_benchmark_golds(rows, suite, max_ungradable)
+        check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
         running = start_engine(section, reference, tokenizer, dtype=dtype, deterministic=deterministic, seed=seed)
         sampling = Sampling(
             max_tokens=asked.max_completion_length,
@@ -165,8 +168,8 @@ def engine_section(name: str, options: Mapping[str, Any] | None = None) -> Engin
     """The engine's settings, checked. Raises UserError for an unknown engine or key."""
     try:
         return EngineSection(**{**(options or {}), "name": name})
-    except ValueError as error:
-        raise UserError(f"engine: {error}") from error
+    except ValidationError as error:
+        raise UserError(f"engine: {plain_problems(error)}") from None
 
 
 def start_engine(
@@ -200,7 +203,7 @@ def start_engine(
 
 
 def check_benchmark_golds(rows: Sequence[Row], suite: RewardSuite, max_ungradable: float) -> None:
-    """Every outcome reward that can grades each gold answer against itself. Raises UserError above the share allowed."""
+    """Grade every gold answer against itself, where a reward can. Raises UserError above the share allowed."""
     for reward in suite.rewards:
         grade = getattr(reward.target, "grade_golds", None)
         if reward.kind == "outcome" and grade is not None:
@@ -230,5 +233,5 @@ def rows_fingerprint(rows: Sequence[Row]) -> str:
     """Names the questions, prompts and golds that were asked, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
-        digest.update(repr((row["id"], row["prompt"], row["answer"])).encode() + b"\n")
+        digest.update(json.dumps([row[key] for key in ("id", "prompt", "answer")], sort_keys=True).encode() + b"\n")
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
@@ -30,6 +31,7 @@ class Benchmark:
         environment: how a row is asked, and where the answer is.
         rewards: the outcome rewards that grade it.
         temperature, top_p: sampling, unless asked otherwise.
+        max_ungradable: share of rows allowed whose gold answer does not grade as right; their samples are errors.
         measure: further numbers of each episode.
         about: one line: what it is and where it is from.
     """
@@ -41,6 +43,7 @@ class Benchmark:
     about: str
     temperature: float = 1.0
     top_p: float = 1.0
+    max_ungradable: float = 0.0
     measure: Measure | None = field(default=None, compare=False)
 
     def rows(self, data: Path | None, problems: int | None) -> list[Row]:
@@ -66,8 +69,16 @@ class Benchmark:
         """The environment, with some keys changed. Raises UserError for a key or value that does not fit."""
         try:
             return EnvironmentSection(**{**self.environment, **(changes or {})})
-        except ValueError as error:
-            raise UserError(f"environment of benchmark {self.name}: {error}") from error
+        except ValidationError as error:
+            raise UserError(f"environment of benchmark {self.name}: {plain_problems(error)}") from None
+
+
+def plain_problems(error: ValidationError) -> str:
+    """A validation error in one line: `key: what is wrong, got value; ...`."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
+        for problem in error.errors()
+    )
 
 
 def local_math_file(path: Path) -> TaskSection:

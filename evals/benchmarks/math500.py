@@ -28,5 +28,6 @@ BENCHMARK = Benchmark(
     rewards=(RewardSection(name="math_correct"),),
     temperature=0.6,
     top_p=0.95,
+    max_ungradable=0.005,  # one of the 500 golds is written as '11,\\! 111,\\! 111,\\! 100'
     about="MATH-500, 500 competition problems (HuggingFaceH4/MATH-500)",
 )

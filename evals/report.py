@@ -1,0 +1,236 @@
+"""Tables: one result, and two or more results of the same questions side by side with paired 95% intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cib_rl.errors import UserError
+from cib_rl.evals.paired import Change, Paired, Samples, compare_samples
+from cib_rl.evals.result import EvalResult
+from cib_rl.evals.result_io import load_result
+from cib_rl.evals.statistics import Estimate
+
+# Settings in which two results may differ: what is compared, not how it was measured.
+_MAY_DIFFER = {"model", "weights_version", "engine", "deterministic", "seed", "regraded", "rewards"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison. `unit` is % (shares, shown times 100) or tokens; `which` says over which answers."""
+
+    name: str
+    unit: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results of the same questions. `warnings` names settings that differ and errors left out."""
+
+    before: str
+    after: str
+    questions: int
+    questions_both_right: int
+    samples: tuple[int, int]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, for files."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """A Markdown table with the same cells as on the screen."""
+        lines = ["| | " + " | ".join(_HEADER) + " |", "|---|" + "---:|" * len(_HEADER)]
+        lines += [f"| {row.name} | " + " | ".join(_cells(row)) + " |" for row in self.rows]
+        return "\n".join([*lines, "", self.caption(), *(f"Warning: {w}." for w in self.warnings)]) + "\n"
+
+    def caption(self) -> str:
+        """What the numbers are of."""
+        each = " and ".join(str(n) for n in dict.fromkeys(self.samples))
+        return (
+            f"{self.questions:,} questions × {each} samples; {self.questions_both_right:,} questions right in both. "
+            "Brackets: 95% intervals, paired and clustered by question."
+        )
+
+    def table(self) -> Table:
+        """For a terminal."""
+        table = Table(title=f"{self.before} → {self.after}", caption=self.caption(), caption_justify="left")
+        table.add_column("")
+        for name in _HEADER:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(row.name, *_cells(row))
+        return table
+
+    def print(self, console: Console | None = None) -> None:
+        """Show table and warnings."""
+        console = console or Console()
+        console.print(self.table())
+        for warning in self.warnings:
+            console.print(f"[yellow]warning:[/] {warning}")
+
+
+_HEADER = ("before", "after", "change [95%]", "relative change [95%]")
+
+
+def compare(
+    before: EvalResult | str | Path, after: EvalResult | str | Path, *, names: tuple[str, str] | None = None
+) -> Comparison:
+    """Compare two results (or their folders) question by question.
+
+    Raises UserError when they hold different questions, other prompts or golds under the same ids, or too many errors.
+    """
+    first, second = (side if isinstance(side, EvalResult) else load_result(side) for side in (before, after))
+    for side in (first, second):
+        side.require_graded()
+    rows = [side.versions.get("rows") for side in (first, second)]
+    if set(first.questions) == set(second.questions) and None not in rows and rows[0] != rows[1]:
+        raise UserError("the two results asked other prompts or golds under the same question ids; evaluate again")
+    try:
+        paired = compare_samples(_samples(first), _samples(second))
+        cut = compare_samples(_samples(first, "truncated"), _samples(second, "truncated")).accuracy
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    labels = names or _labels(first, second)
+    return Comparison(
+        before=labels[0],
+        after=labels[1],
+        questions=paired.questions,
+        questions_both_right=paired.questions_both_right,
+        samples=(first.samples_per_question, second.samples_per_question),
+        rows=_rows(paired, cut),
+        warnings=tuple(_warnings(first, second)),
+    )
+
+
+def _samples(result: EvalResult, hit: str = "right") -> Samples:
+    columns = result.columns()
+    return Samples(columns["question"], columns[hit], columns["tokens"])
+
+
+def _rows(paired: Paired, truncated: Change) -> tuple[Row, ...]:
+    return (
+        Row("accuracy", "%", paired.accuracy),
+        Row("tokens, all answers", "tokens", paired.tokens),
+        Row("tokens, right answers", "tokens", paired.tokens_right),
+        Row("tokens, questions right in both", "tokens", paired.tokens_both_right),
+        Row("truncated", "%", truncated),
+    )
+
+
+def _labels(first: EvalResult, second: EvalResult) -> tuple[str, str]:
+    models = [str(side.settings.get("model", "?")) for side in (first, second)]
+    versions = [side.settings.get("weights_version") for side in (first, second)]
+    if models[0] == models[1] and None not in versions:
+        return f"{models[0]} at step {versions[0]}", f"step {versions[1]}"
+    return models[0], models[1]
+
+
+def _warnings(first: EvalResult, second: EvalResult) -> list[str]:
+    """Differences in how the two were measured, and samples left out."""
+    found = []
+    flat = [
+        _flatten({**side.settings, "chat_template": side.versions.get("chat_template")}) for side in (first, second)
+    ]
+    for key in sorted(flat[0].keys() | flat[1].keys()):
+        one, two = (side.get(key) for side in flat)
+        if one != two and key.split(".")[0] not in _MAY_DIFFER:
+            found.append(f"measured differently: {key} is {one!r} before and {two!r} after")
+    for name, side in (("before", first), ("after", second)):
+        if side.errors:
+            found.append(f"{len(side.errors)} of {len(side.samples)} samples {name} were errors and are left out")
+    return found
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _cells(row: Row) -> list[str]:
+    percent = row.unit == "%"
+    change, relative = row.change, row.change.relative
+    # Points for shares; a relative change of a share would only confuse.
+    shown = format_estimate(change.difference, scale=100 if percent else 1, sign=True, unit=" pp" if percent else "")
+    return [
+        _number(change.before, percent),
+        _number(change.after, percent),
+        shown,
+        "" if percent else format_estimate(relative, scale=100, sign=True, unit="%"),
+    ]
+
+
+def _number(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}%" if percent else f"{value:,.1f}"
+
+
+def format_estimate(estimate: Estimate | None, *, scale: float = 1, sign: bool = False, unit: str = "") -> str:
+    """`-36.2% [-38.0, -34.3]`; an en dash where undefined, no brackets where there is no interval."""
+    if estimate is None or estimate.value is None:
+        return "–"
+    form = f"{{:{'+' if sign else ''},.1f}}"
+    text = form.format(scale * estimate.value) + unit
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{form.format(scale * estimate.low)}, {form.format(scale * estimate.high)}]"
+
+
+def summary_table(result: EvalResult) -> Table:
+    """Everything `EvalResult.estimates` gives, with its intervals."""
+    title = f"{result.settings.get('model', '?')} on {result.settings.get('benchmark', '?')}"
+    caption = (
+        f"{len(result.questions):,} questions × {result.samples_per_question} samples; {len(result.errors)} errors "
+        "left out. Brackets: 95% intervals clustered by question."
+    )
+    table = Table(title=title, caption=caption, caption_justify="left")
+    table.add_column("")
+    table.add_column("value [95%]", justify="right", no_wrap=True)
+    for name, estimate in result.estimates().items():
+        share = name in ("accuracy", "truncated_share") or name.startswith("pass@")
+        label = f"accuracy (avg@{result.samples_per_question})" if name == "accuracy" else _LABELS.get(name, name)
+        table.add_row(label, format_estimate(estimate, scale=100 if share else 1, unit="%" if share else ""))
+    return table
+
+
+_LABELS = {
+    "tokens/mean": "tokens, all answers: mean",
+    "tokens/median": "tokens, all answers: median",
+    "tokens/right": "tokens, right answers: mean",
+    "tokens/right_median": "tokens, right answers: median",
+    "tokens/wrong": "tokens, wrong answers: mean",
+    "truncated_share": "truncated",
+}
+
+
+def print_summary(result: EvalResult, console: Console | None = None) -> None:
+    """Show one result in a terminal. Raises UserError when too many samples are errors."""
+    (console or Console()).print(summary_table(result))
+
+
+def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:
+    """Write comparison.md and comparison.json into `folder`; returns their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown, numbers = folder / "comparison.md", folder / "comparison.json"
+    markdown.write_text(comparison.to_markdown(), encoding="utf-8")
+    numbers.write_text(json.dumps(comparison.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return [markdown, numbers]
+
+
+def comparisons(arms: Mapping[str, EvalResult], base: str) -> Sequence[Comparison]:
+    """Every other arm against `base`, in order. Raises UserError when `base` is none of them."""
+    if base not in arms:
+        raise UserError(f"no arm {base!r} among {', '.join(arms)}")
+    return [compare(arms[base], arm, names=(base, name)) for name, arm in arms.items() if name != base]
