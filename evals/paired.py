@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,17 @@ def paired_change(before: Ratio | None, after: Ratio | None, samples: int = 0, *
     return Change(before.value, after.value, difference, Estimate(ratio - 1, low, high, counted, samples))
 
 
+def _never_certain(change: Change, *, level: float) -> Change:
+    """Widen an interval of no width: where no question differs between two sets of right answers, the share of
+    questions that would differ is still only known up to Wilson's bound at none of Q, t^2 / (Q + t^2)."""
+    gap = change.difference
+    if gap.value is None or gap.low is None or gap.high is None or gap.high > gap.low:
+        return change
+    squared = student_t_quantile((1 + level) / 2, gap.questions - 1) ** 2
+    reach = squared / (gap.questions + squared)
+    return replace(change, difference=replace(gap, low=gap.value - reach, high=gap.value + reach))
+
+
 def _sums(samples: Samples, order: dict[Any, int]) -> tuple[Array, Array, Array, Array]:
     """Per question (Q,): samples, right samples, tokens, tokens of right samples."""
     index_N = np.array([order[question] for question in samples.questions], dtype=np.intp)
@@ -124,7 +135,10 @@ def compare_samples(before: Samples, after: Samples, *, level: float = 0.95) -> 
     return Paired(
         questions=len(order),
         questions_both_right=int(both.sum()),
-        accuracy=paired_change(ratio_of_sums(right_a, count_a), ratio_of_sums(right_b, count_b), samples, level=level),
+        accuracy=_never_certain(
+            paired_change(ratio_of_sums(right_a, count_a), ratio_of_sums(right_b, count_b), samples, level=level),
+            level=level,
+        ),
         tokens=paired_change(ratio_of_sums(tokens_a, count_a), ratio_of_sums(tokens_b, count_b), samples, level=level),
         tokens_right=paired_change(
             ratio_of_sums(tokens_right_a, right_a), ratio_of_sums(tokens_right_b, right_b), rights, level=level

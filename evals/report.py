@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -91,14 +92,11 @@ def compare(
     first, second = (side if isinstance(side, EvalResult) else load_result(side) for side in (before, after))
     for side in (first, second):
         side.require_graded()
-    rows = [side.versions.get("rows") for side in (first, second)]
-    if set(first.questions) == set(second.questions) and None not in rows and rows[0] != rows[1]:
-        raise UserError("the two results asked other prompts or golds under the same question ids; evaluate again")
-    try:
-        paired = compare_samples(_samples(first), _samples(second))
-        cut = compare_samples(_samples(first, "truncated"), _samples(second, "truncated")).accuracy
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    _require_same_questions(first, second)
+    # A question whose samples are all errors on one side can be paired with nothing.
+    both = {s.question for s in first.graded} & {s.question for s in second.graded}
+    paired = compare_samples(_samples(first, "right", both), _samples(second, "right", both))
+    cut = compare_samples(_samples(first, "truncated", both), _samples(second, "truncated", both)).accuracy
     labels = names or _labels(first, second)
     return Comparison(
         before=labels[0],
@@ -111,9 +109,24 @@ def compare(
     )
 
 
-def _samples(result: EvalResult, hit: str = "right") -> Samples:
+def _require_same_questions(first: EvalResult, second: EvalResult) -> None:
+    """Raise UserError unless both asked the same questions, and the same rows stood behind them."""
+    asked = set(first.questions), set(second.questions)
+    if asked[0] != asked[1]:
+        only = [sorted(asked[0] - asked[1]), sorted(asked[1] - asked[0])]
+        raise UserError(
+            f"the two results hold different questions ({len(only[0])} only before, {len(only[1])} only after, for "
+            f"example {(only[0] or only[1])[0]!r}): compare results of the same benchmark, data and number of problems"
+        )
+    rows = [side.versions.get("rows") for side in (first, second)]
+    if None not in rows and rows[0] != rows[1]:
+        raise UserError("the two results asked other prompts or golds under the same question ids; evaluate again")
+
+
+def _samples(result: EvalResult, hit: str, questions: set[str]) -> Samples:
     columns = result.columns()
-    return Samples(columns["question"], columns[hit], columns["tokens"])
+    kept = np.isin(columns["question"], sorted(questions))
+    return Samples(columns["question"][kept], columns[hit][kept], columns["tokens"][kept])
 
 
 def _rows(paired: Paired, truncated: Change) -> tuple[Row, ...]:
