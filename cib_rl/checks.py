@@ -43,7 +43,7 @@ class Findings:
         try:
             self.checks.append(Check(name, *check()))
         except UserError as error:
-            self.checks.append(Check(name, "failed", str(error)))
+            self.checks.append(Check(name, "failed", str(error).removeprefix(f"{name}: ")))
 
 
 def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = None, resuming: bool = False) -> Findings:
@@ -194,7 +194,10 @@ def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: li
     from cib_rl.grading.selfcheck import check_recipe_golds
     from cib_rl.plugin import RewardSuite
 
-    outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
+    try:
+        outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
+    except UserError:
+        return "unchecked", "a reward cannot be found"
     if not outcomes:
         return "ok", "no outcome reward, nothing to grade"
     suite = RewardSuite(outcomes, _context(recipe, base, tokenizer))

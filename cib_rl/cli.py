@@ -139,6 +139,53 @@ def sft(recipe: RecipeArgument, sets: SetOption = None) -> None:
     print(run_sft(load_recipe(recipe, sets or [], schema=SFTSettings)))
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, run, checkpoint, or shipped:NAME.")],
+    benchmark: Annotated[str, typer.Option(help="countdown, gsm8k, math500, or package.module:NAME.")],
+    samples: Annotated[int, typer.Option(help="Answers per problem.")] = 1,
+    problems: Annotated[int | None, typer.Option(help="Use the first N problems.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default: the benchmark's.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Default: the benchmark's.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Limit of an answer; default: the benchmark's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 1234,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    data: Annotated[Path | None, typer.Option(help="A local file instead of the benchmark's source.")] = None,
+    environment: Annotated[
+        list[str] | None, typer.Option("--environment", metavar="KEY=VALUE", help="Change a key of the environment.")
+    ] = None,
+    engine_options: Annotated[
+        list[str] | None, typer.Option("--engine-option", metavar="KEY=VALUE", help="Change a key of the engine.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: bfloat16 on a GPU, float32 without.")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Fixed batches: runs repeat exactly.")] = False,
+    output: Annotated[Path | None, typer.Option(help="New folder for the result; default: runs/eval-….")] = None,
+    compare: Annotated[Path | None, typer.Option(metavar="RESULT", help="Earlier result to compare with.")] = None,
+) -> None:
+    """Evaluate a model on a benchmark; saves every sample and prints the numbers with 95% intervals."""
+    from cib_rl.eval_command import run_evaluation
+    from cib_rl.overrides import parse_assignment
+
+    run_evaluation(
+        model,
+        benchmark,
+        output=output,
+        compare=compare,
+        samples=samples,
+        problems=problems,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        engine=engine,
+        data=data,
+        environment=dict(parse_assignment(text) for text in environment or []),
+        engine_options=dict(parse_assignment(text) for text in engine_options or []),
+        dtype=dtype,
+        deterministic=deterministic,
+    )
+
+
 @app.command()
 def rewards(
     name: Annotated[str | None, typer.Argument(help="Show one reward in full.")] = None,
@@ -158,7 +205,7 @@ def rewards(
             near = get_close_matches(name, [reward.name for reward in found], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UserError(f"no reward {name!r}; known: {', '.join(reward.name for reward in found)}.{hint}")
-        print(f"{chosen[0].signature}\n{chosen[0].kind}, from {chosen[0].origin}\n\n{chosen[0].doc}")
+        print(f"{name} ({chosen[0].kind}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
         return
     table = Table("name", "kind", "what it rewards")
     for reward in found:

@@ -53,7 +53,7 @@ def _plan(recipe: Recipe, devices: int) -> str:
     total = -(-trainer.steps // trainer.num_iterations) * completions
     limit = recipe.environment.max_completion_length
     lines = [
-        f"steps: {trainer.steps:,}, each {trainer.prompts_per_step:,} prompts x {group} = {completions:,} completions"
+        f"steps: {trainer.steps:,}, each {trainer.prompts_per_step:,} prompts x {group} = {completions:,} completions,"
         f" {completions // devices:,} on each of {devices} device(s)",
         f"completions sampled: {total:,} in windows of {window:,}; at most {total * limit:,} tokens",
     ]

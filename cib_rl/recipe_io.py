@@ -87,6 +87,8 @@ def load_recipe(ref: str | Path, overrides: Overrides = (), *, schema: type[Base
     Raises RecipeError, one message for all problems found.
     """
     document, name = read_recipe(ref)
+    if schema is Recipe and "models" in document.data and "trainer" not in document.data:
+        raise RecipeError(f"{name} is a recipe of supervised training; run it with `cib-rl sft {ref}`")
     recipe = validate(document.data, schema, overrides, lines=document.lines, name=name)
     if isinstance(recipe, Recipe):
         recipe.source_name = Path(name).stem

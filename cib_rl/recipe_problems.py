@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import types
 from difflib import get_close_matches
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +19,7 @@ _EXPECTED = {
     "bool": "true or false",
     "list": "a list (lines that start with `- `)",
     "dict": "a section (`key: value` lines)",
+    "dataclass": "a section (`key: value` lines)",
     "model": "a section (`key: value` lines)",
     "finite": "a finite number",
 }
@@ -47,7 +49,7 @@ def _message(problem: Any, path: Path_, schema: type[BaseModel], data: dict[str,
         near = _misspelt(path, data)
         hint = f" Is `{near}` a misspelling of it?" if near else ""
         return f"`{dotted}` is missing and has no default{_doc(schema, path)}.{hint}"
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         fields = _fields_at(schema, path[:-1])
         matches = get_close_matches(str(path[-1]), fields, n=1, cutoff=0.5)
         hint = f"did you mean `{matches[0]}`?" if matches else f"valid keys: {', '.join(fields)}"
@@ -122,31 +124,45 @@ def _misspelt(path: Path_, data: Any) -> str | None:
     return matches[0] if matches else None
 
 
-def _model_at(schema: type[BaseModel], path: Path_) -> type[BaseModel] | None:
-    """The model that describes the section at `path`."""
-    model: type[BaseModel] | None = schema
+def _model_at(schema: type[BaseModel], path: Path_) -> Any:
+    """The model or dataclass that describes the section at `path`; None when it is a free mapping."""
+    annotation: Any = schema
     for step in path:
-        if isinstance(step, int):
-            continue  # a list's items are described by the list's own annotation
-        info = model.model_fields.get(step) if model else None
-        model = _model_in(info.annotation) if info else None
-    return model
+        members = [a for a in _members(annotation) if get_origin(a) in (list, dict) or _is_section(a)]
+        annotation = None
+        for member in members:
+            if get_origin(member) is list and isinstance(step, int):
+                annotation = get_args(member)[0]
+            elif get_origin(member) is dict and isinstance(step, str):
+                annotation = get_args(member)[1]
+            elif _is_section(member) and step in _annotations(member):
+                annotation = _annotations(member)[str(step)]
+    return next(filter(_is_section, _members(annotation)), None)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, list):
-        return next((m for m in map(_model_in, get_args(annotation)) if m), None)
-    return None
+def _members(annotation: Any) -> list[Any]:
+    """The parts of a union, or the annotation itself."""
+    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    if not isinstance(annotation, type) or get_origin(annotation) is not None:
+        return False
+    return issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
+
+
+def _annotations(section: Any) -> dict[str, Any]:
+    if issubclass(section, BaseModel):
+        return {name: info.annotation for name, info in section.model_fields.items()}
+    return get_type_hints(section)
 
 
 def _fields_at(schema: type[BaseModel], path: Path_) -> list[str]:
-    model = _model_at(schema, path)
-    return list(model.model_fields) if model else []
+    section = _model_at(schema, path)
+    return list(_annotations(section)) if section else []
 
 
 def _doc(schema: type[BaseModel], path: Path_) -> str:
-    model = _model_at(schema, path[:-1])
-    info = model.model_fields.get(str(path[-1])) if model else None
+    section = _model_at(schema, path[:-1])
+    info = section.model_fields.get(str(path[-1])) if section and issubclass(section, BaseModel) else None
     return f" ({info.description})" if info and info.description else ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ def sweep(recipe: str, grid: Sequence[str], seeds: str, sets: Sequence[str], out
     failed = [point.name for point in points if point.state == "failed"]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; see {output / 'logs'}, then run the same "
-            "command again"
+            f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; see {output / 'logs'}, then run the "
+            "same command again"
         )
     return output
 
@@ -85,8 +86,8 @@ def make_points(grid: Sequence[str], seeds: str) -> list[Point]:
     if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seed_list):
         raise UserError(f"--seeds {seeds}: expected whole numbers, for example 0,1,2")
     points = []
-    for values in itertools.product(*axes.values()):
-        overrides = dict(zip(axes, values, strict=True))
+    for combination in itertools.product(*axes.values()):
+        overrides = dict(zip(axes, combination, strict=True))
         for seed in seed_list:
             points.append(Point(_name(overrides, seed), overrides, seed))
     names = [point.name for point in points]
@@ -147,7 +148,12 @@ def _run(point: Point, points: list[Point], output: Path) -> None:
     runs = output / "runs"
     arguments = [sys.executable, "-m", "cib_rl", "train", str(output / "recipe.yaml")]
     previous = runs / point.run if point.run else None
-    if previous is not None and any(previous.glob("checkpoints/step-*/manifest.json")):
+    reached = _reached(previous) if previous is not None else 0
+    if reached >= load_recipe(output / "recipe.yaml", _assignments(point)).trainer.steps:
+        point.state = "done"  # it had finished, and the sweep was killed before it could note that
+        _save(output, points)
+        return
+    if reached:
         arguments += ["--resume", str(previous)]
     else:
         point.run = next(name for name in _names(point.name) if not (runs / name).exists())
@@ -155,14 +161,26 @@ def _run(point: Point, points: list[Point], output: Path) -> None:
         arguments += ["--set", assignment]
     point.state = "running"
     _save(output, points)
-    with open(output / "logs" / f"{point.name}.log", "a", encoding="utf-8") as log:
-        done = subprocess.run(arguments, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode == 130:
+    log = output / "logs" / f"{point.name}.log"
+    code = _train(arguments, log)
+    if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt  # the run was interrupted, not wrong: leave it to be continued
-    point.state = "done" if done.returncode == 0 else "failed"
+    point.state = "done" if code == 0 else "failed"
     if point.state == "failed":
-        print(f"  failed with exit code {done.returncode}, see {log.name}", flush=True)
+        print(f"  failed with exit code {code}, see {log}", flush=True)
     _save(output, points)
+
+
+def _train(arguments: list[str], log: Path) -> int:
+    """Run one training command with its output appended to `log`; its exit code."""
+    with open(log, "a", encoding="utf-8") as file:
+        return subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def _reached(run: Path) -> int:
+    """The step of a run's newest whole checkpoint; 0 without one."""
+    manifests = run.glob("checkpoints/step-*/manifest.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
 
 
 def _names(name: str) -> Any:

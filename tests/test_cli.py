@@ -1,0 +1,146 @@
+"""The command line: every verb answers, mistakes are one message with exit code 2, Ctrl-C is 130."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import cib_rl
+from cib_rl.cli import app
+from cib_rl.errors import UserError
+
+VERBS = [
+    [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["doctor"],
+    ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "copy"],
+]  # fmt: skip
+
+HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "numpy", "matplotlib"}
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_needs_nothing_heavy(verb):
+    """What would make `--help` slow is an import; times depend on the machine, imports do not."""
+    code = (
+        "import sys\nfrom cib_rl.cli import app\n"
+        f"try:\n    app({[*verb, '--help']!r})\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"heavy = sorted({HEAVY!r} & set(sys.modules))\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_importing_the_package_needs_nothing_heavy():
+    code = f"import sys, cib_rl; cib_rl.__version__; assert not {HEAVY!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_public_names_exist():
+    assert all(getattr(cib_rl, name) is not None for name in cib_rl.__all__)
+    assert cib_rl.Recipe.__name__ == "Recipe" and callable(cib_rl.reward("name", kind="shaping"))
+    with pytest.raises(AttributeError):
+        _ = cib_rl.nothing_of_this_name
+
+
+def test_version():
+    assert run("--version").output.strip() == f"cib-rl {cib_rl.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "quickstrt"], "Did you mean 'quickstart'?"),
+        (["train"], "needs a RECIPE"),
+        (["train", "quickstart", "--set", "trainer.stps=3"], "did you mean `steps`?"),
+        (["train", "quickstart", "--set", "trainer.steps"], "KEY=VALUE"),
+        (["train", "--resume", "/nowhere"], "not a run folder"),
+        (["recipes", "show", "nope"], "no recipe 'nope'"),
+        (["rewards", "countdown_corect"], "Did you mean 'countdown_correct'?"),
+        (["sweep", "quickstart", "--grid", "seed"], "KEY=VALUE"),
+        (["doctor", "--require", "nope"], "unknown"),
+        (["train", "warmstart"], "cib-rl sft warmstart"),
+        (["sft", "warmstart", "--set", "models.policy.stps=3"], "did you mean `steps`?"),
+        (["sft", "warmstart", "--set", "models.policy.shape.layers=x"], "`models.policy.shape.layers` must be a whole"),
+        (["sft", "warmstart", "--set", "models.policy.countdown.nubmers=4"], "did you mean `numbers`?"),
+        (["sft", "quickstart"], "unknown key `model`; did you mean `models`?"),
+        (["eval", "/nowhere", "--benchmark", "countdwn"], "Did you mean 'countdown'?"),
+        (["eval", "/nowhere", "--benchmark", "countdown"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_message_without_a_traceback(arguments, words):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ") and words in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_an_unknown_option_or_verb_is_an_error():
+    assert run("train", "--nope").exit_code == 2
+    assert run("nope").exit_code == 2
+
+
+def test_a_bug_is_not_dressed_up_as_a_users_mistake(monkeypatch):
+    monkeypatch.setattr("cib_rl.recipe_io.list_recipes", lambda: 1 / 0)
+    assert isinstance(run("recipes", "list").exception, ZeroDivisionError)
+
+
+def test_interrupting_exits_with_130(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cib_rl.recipe_io.list_recipes", interrupted)
+    assert run("recipes", "list").exit_code == 130
+
+
+def test_errors_deep_inside_a_command_are_shown_too(monkeypatch):
+    def wrong():
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("cib_rl.recipe_io.list_recipes", wrong)
+    done = run("recipes", "list")
+    assert (done.exit_code, done.stderr) == (2, "error: the disk is full\n")
+
+
+def test_recipes_can_be_listed_shown_and_copied(tmp_path):
+    listed = run("recipes", "list").output
+    assert all(name in listed for name in ("quickstart", "math/cib_grpo_gsm8k", "math/cib_grpo_deepscaler"))
+    assert "# paper" in run("recipes", "show", "math/cib_grpo_deepscaler").output
+    target = tmp_path / "mine.yaml"
+    assert run("recipes", "copy", "quickstart", str(target)).exit_code == 0
+    before = target.read_text()
+    again = run("recipes", "copy", "quickstart", str(target))
+    assert again.exit_code == 2 and "exists already" in again.stderr and target.read_text() == before
+
+
+def test_rewards_are_listed_with_their_first_line_and_shown_in_full():
+    assert "countdown_correct" in run("rewards").output
+    shown = run("rewards", "math_correct").output
+    assert shown.startswith("math_correct (outcome, from cib_rl.rewards.math_correct)")
+
+
+def test_train_takes_a_resumed_runs_own_recipe(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr("cib_rl.trainers.run.train", lambda recipe, resume: seen.update(recipe=recipe, resume=resume))
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    cib_rl.recipe_io.copy_recipe("quickstart", run_folder / "recipe.yaml")
+    done = run("train", "--resume", str(run_folder), "--set", "trainer.steps=77")
+    assert done.exit_code == 0, done.output
+    assert seen["resume"] == run_folder and seen["recipe"].trainer.steps == 77
+
+
+def test_python_use_is_as_short(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("cib_rl.trainers.run.train", lambda recipe, resume: seen.update(recipe=recipe, resume=resume))
+    cib_rl.train("quickstart", seed=3, trainer={"steps": 20}, sets={"rewards.surprisal.weight": 0.5})
+    recipe = seen["recipe"]
+    assert (recipe.seed, recipe.trainer.steps, recipe.rewards[1].weight) == (3, 20, 0.5)
+    cib_rl.train(recipe, sets=["trainer.steps=21"], resume="somewhere")
+    assert (seen["recipe"].trainer.steps, seen["recipe"].seed, str(seen["resume"])) == (21, 3, "somewhere")
