@@ -1,0 +1,44 @@
+"""The quickstart: train the embedded default, evaluate before and after on held-out problems, plot, and say what came out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from cib_rl.evals.report import comparison_table, write_comparison
+from cib_rl.evals.result import EvalResult
+from cib_rl.plots import plot_run
+from cib_rl.recipe import Recipe
+from cib_rl.run_folder import RunFolder
+from cib_rl.trainers.run import train
+
+
+def quickstart(recipe: Recipe) -> Path:
+    """Run `recipe` (the shipped `quickstart`, with the user's changes) and print the closing table.
+
+    Returns the run folder: metrics, trajectories, checkpoints, both evaluations, their comparison, and plots.
+    """
+    console = Console()
+    started = time.perf_counter()
+    console.print(
+        f"Training {recipe.model} for {recipe.trainer.steps} steps; "
+        f"{recipe.evaluation.problems if recipe.evaluation else 0} held-out problems before and after."
+    )
+    folder = RunFolder(train(recipe))
+    minutes = (time.perf_counter() - started) / 60
+    before, after = (EvalResult.load(path) for path in evaluations(folder))
+    console.print(comparison_table(before, after, names=("before", "after")))
+    write_comparison(before, after, folder.path / "comparison")
+    plots = plot_run(folder.path)
+    console.print(f"{minutes:.1f} minutes. Run folder: {folder.path}")
+    for plot in plots:
+        console.print(f"  plot: {plot}")
+    return folder.path
+
+
+def evaluations(folder: RunFolder) -> tuple[Path, Path]:
+    """The first and the last evaluation of a run."""
+    found = sorted(folder.evaluations.glob("step-*"))
+    return found[0], found[-1]
