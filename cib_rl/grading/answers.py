@@ -22,6 +22,8 @@ _BOX_TOKENS = re.compile(r"\\{1,2}boxed[ \t]*\{|\\.|[{}]", re.DOTALL)
 def extract_answer(text: str, style: str, *, special_tokens: Sequence[str] = ()) -> str | None:
     """The last answer in `text`, stripped, or None when there is none or it is empty.
 
+    What stands before the last `</think>` is reasoning, not answer, and is not read where there is one.
+
     Args:
         text: what the policy wrote.
         style: `tag` (last `<answer>...</answer>`), `boxed` (last \\boxed{...}, braces balanced), `hash` (rest of the
@@ -33,7 +35,7 @@ def extract_answer(text: str, style: str, *, special_tokens: Sequence[str] = ())
         UserError: an unknown style, an invalid pattern, or one that takes longer than `PATTERN_SECONDS` on this text.
     """
     find = finder(style)
-    answer = find(_trim(text, special_tokens))
+    answer = find(_trim(text, special_tokens).rpartition("</think>")[2])
     return (answer.strip() or None) if answer is not None else None
 
 

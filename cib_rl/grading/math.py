@@ -138,8 +138,14 @@ def _sides_agree(prediction: str) -> bool:
     if not sides or "," in prediction:
         return True
     value = _parse(last)
-    numbers = [side for side in map(_parse, sides) if side and not getattr(side[0], "free_symbols", True)]
-    return all(_equal(value, side) for side in numbers)
+    return all(_equal(value, side) for side in map(_parse, sides) if side and _is_number(side[0]))
+
+
+def _is_number(value: Any) -> bool:
+    from sympy import Basic
+    from sympy.core.function import AppliedUndef
+
+    return isinstance(value, Basic) and not value.free_symbols and not value.has(AppliedUndef)
 
 
 def _same_bases(gold: str, prediction: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable
+from concurrent.futures import CancelledError
 from typing import Any
 
 
@@ -19,17 +20,31 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._refusing = False
 
     def resolve(self, value: Any) -> Any:
         """`value` itself, or what it gives when awaited on the loop. Blocks the calling thread."""
         if not inspect.isawaitable(value):
             return value
-        return asyncio.run_coroutine_threadsafe(_await(value), self._started()).result()
+        with self._lock:
+            coroutine = _await(value)
+            if self._refusing:
+                coroutine.close()
+                raise CancelledError
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        return future.result()
+
+    def accept(self) -> None:
+        """Take work again after `cancel`."""
+        with self._lock:
+            self._refusing = False
 
     def cancel(self) -> None:
-        """Cancel everything that runs on the loop."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+        """Cancel everything that runs on the loop, and what other threads are about to submit."""
+        with self._lock:
+            self._refusing = True
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(_cancel_all, self._loop)
 
     def close(self) -> None:
         """Stop the thread. May be called twice; a later `resolve` starts anew."""
@@ -43,12 +58,11 @@ class BackgroundLoop:
             self._loop = self._thread = None
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
+            self._thread.start()
+        return self._loop
 
 
 async def _await(value: Awaitable[Any]) -> Any:

@@ -148,25 +148,23 @@ def _source_of(point: EntryPoint) -> Path | None:
 
 
 def _load_file(file: Path) -> ModuleType:
+    """The module of a plugin file: one module, and so one state, for all its rewards; a new one when it has changed."""
     if not file.is_file():
         raise PluginError(f"no plugin file {file}")
-    # A name of its own per path: two files called reward.py do not collide, and dataclasses find their module.
-    name = f"cib_rl_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-
-    def execute() -> ModuleType:
-        assert spec.loader is not None
-        spec.loader.exec_module(module)
-        return module
-
-    try:
-        return _importing(execute, str(file))
-    except PluginError:
-        sys.modules.pop(name, None)
-        raise
+    source = file.read_bytes()
+    digest = hashlib.sha256(str(file).encode() + b"\0" + source).hexdigest()[:16]
+    name = f"cib_rl_plugin_{file.stem}_{digest}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(file)
+        sys.modules[name] = module  # before it runs: dataclasses look their module up
+        try:
+            # dont_inherit: this file's own `from __future__` must not change how the plugin is compiled.
+            _importing(lambda: exec(compile(source, str(file), "exec", dont_inherit=True), vars(module)), str(file))
+        except PluginError:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def _load_module(name: str) -> ModuleType:

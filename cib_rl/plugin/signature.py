@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,9 @@ def keyword_parameters(target: Any, *, skip: int) -> dict[str, inspect.Parameter
 
 def show(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     """`name(keyword: type = default, ...)` of an imported reward."""
-    return f"{name}({', '.join(str(p) for p in parameters.values() if p.name != 'context')})"
+    # Annotations that are still text (from __future__ import annotations) would be shown in quotes.
+    shown = [re.sub(r"(?<=: )(['\"])(.*?)\1", r"\2", str(p), count=1) for p in parameters.values() if p.name != "context"]
+    return f"{name}({', '.join(shown)})"
 
 
 def check_keywords(name: str, target: Any, parameters: Mapping[str, inspect.Parameter],

@@ -70,6 +70,7 @@ class RewardSuite:
 
     def _round(self, rewards: list[BoundReward], live: list[int], trajectories: list[Trajectory], tally: Tally) -> None:
         given = [trajectories[i] for i in live]
+        self._loop.accept()
 
         def run(reward: BoundReward) -> tuple[list[Result], float]:
             started = time.perf_counter()

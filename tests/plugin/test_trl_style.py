@@ -1,0 +1,80 @@
+"""Reward functions written for TRL work unchanged."""
+
+from __future__ import annotations
+
+import pytest
+
+from cib_rl.plugin import PluginError
+
+
+class WordTokenizer:
+    """Decodes id n to `wn`; id 5 is special."""
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(f"w{i}" for i in ids if not (skip_special_tokens and i == 5))
+
+
+SPY = '''
+def spy(prompts, completions, completion_ids, level, log_metric, log_extra, trainer_state, bonus=0.0, **kwargs):
+    log_extra("seen", completions)
+    log_metric("count", len(prompts))
+    assert kwargs["answer"] == ["1"] * len(prompts) and "prompt" not in kwargs
+    return [len(ids) + lv + bonus if lv is not None else None for ids, lv in zip(completion_ids, level)]
+'''
+
+
+def test_a_function_gets_what_trl_would_give_it(suite, plugin, trajectory):
+    plugin(SPY)
+    one = suite({"name": "mine.py:spy", "kind": "shaping", "bonus": 0.5}, tokenizer=WordTokenizer())
+    chat = [{"role": "user", "content": "hi"}]
+    scores = one.score([trajectory(0, level=2, environment=2), trajectory(1, level=None, prompt=chat), trajectory(2)])
+    assert scores.values["spy"][0] == 5.5
+    assert scores.errors == [] and [t != t for t in scores.values["spy"]] == [False, True, True]
+    text = "w6 w6"  # policy tokens only, without the special one
+    assert scores.extras["seen"] == [text, [{"role": "assistant", "content": text}], text]
+    assert scores.metrics == {"count": 3.0}
+
+
+def test_without_a_tokenizer_the_policys_text_is_the_completion(suite, plugin, trajectory):
+    plugin("def size(completions): return [float(len(c)) for c in completions]\n")
+    assert suite({"name": "mine.py:size", "kind": "shaping"}).score([trajectory(text="12345")]).total.tolist() == [5.0]
+
+
+def test_what_was_logged_belongs_to_one_call_of_score(suite, plugin, trajectory):
+    plugin(SPY)
+    one = suite({"name": "mine.py:spy", "kind": "shaping"})
+    one.score([trajectory(0, level=1), trajectory(1, level=1)])
+    assert one.score([trajectory(0, level=1)]).metrics == {"count": 1.0}
+
+
+def test_an_async_function_is_awaited(suite, plugin, trajectory):
+    plugin("async def f(completions, **kwargs): return [1.0] * len(completions)\n")
+    assert suite({"name": "mine.py:f", "kind": "outcome"}).score([trajectory()]).correct.tolist() == [True]
+
+
+def test_a_missing_column_is_named_with_the_way_to_map_it(suite, plugin, trajectory):
+    plugin("def f(completions, solution): return [1.0] * len(completions)\n")
+    with pytest.raises(PluginError, match=r"'f' needs 'solution', but the task rows have only id, answer.*task.columns"):
+        suite({"name": "mine.py:f", "kind": "outcome"}).score([trajectory()])
+
+
+def test_an_unknown_keyword_is_refused_where_the_function_takes_no_others(suite, plugin):
+    plugin("def f(completions, scale=1.0): return [scale] * len(completions)\n")
+    with pytest.raises(PluginError, match=r"no keyword 'skale'; its signature is f\(completions, scale=1.0\)"):
+        suite({"name": "mine.py:f", "kind": "outcome", "skale": 2.0})
+
+
+@pytest.mark.trl
+def test_the_real_trl_rewards_work(suite, trajectory):
+    one = suite(
+        {"name": "trl.rewards:accuracy_reward", "kind": "outcome"},
+        {"name": "trl.rewards:think_format_reward", "kind": "shaping", "weight": 0.5},
+    )
+    chat = [{"role": "user", "content": "One third?"}]
+    texts = [r"<think>hm</think> \boxed{\frac{1}{3}}", r"\boxed{\frac{1}{2}}", r"<think>hm</think> \boxed{0.5}"]
+    made = [trajectory(g, text=text, prompt=chat, solution=r"\frac{1}{3}") for g, text in enumerate(texts)]
+    scores = one.score(made)
+    assert scores.outcome.tolist() == [1.0, 0.0, 0.0]
+    assert scores.shaping.tolist() == [0.5, 0.0, 0.5]
+    assert scores.correct.tolist() == [True, False, False]
+    assert scores.extras["gold_parsed"][0].startswith("[1/3")
