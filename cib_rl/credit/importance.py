@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 
 @dataclass
 class ImportanceStats:
-    """What the raw ratios looked like, before any clipping. Tensors are 0-d."""
+    """What the raw ratios of one process looked like, before any clipping."""
 
     quantiles: dict[str, float]  # of the raw ratio exp(trainer − engine): min, q01, median, q99, max
     clipped_share: float  # share of policy tokens whose ratio was clipped
@@ -52,3 +53,18 @@ def importance_weights(
     else:
         quantiles, clipped, kl = {}, 0.0, 0.0
     return weight_BT, ImportanceStats(quantiles, clipped, int(missing_BT.sum().item()), kl)
+
+
+def merge_stats(parts: Sequence[ImportanceStats]) -> dict[str, float]:
+    """The numbers to log for all processes: extremes and counts exactly; quantiles, share and KL as means over the
+    processes that had ratios."""
+    having = [part for part in parts if part.quantiles]
+    merged = {"missing": float(sum(part.missing for part in parts))}
+    if not having:
+        return merged
+    for name in having[0].quantiles:
+        values = [part.quantiles[name] for part in having]
+        merged[name] = min(values) if name == "min" else max(values) if name == "max" else sum(values) / len(values)
+    merged["clipped_share"] = sum(part.clipped_share for part in having) / len(having)
+    merged["kl_engine_trainer"] = sum(part.kl for part in having) / len(having)
+    return merged

@@ -6,28 +6,30 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from cib_rl.credit.group import zero_variance_groups
 from cib_rl.engines.base import Sampling
 from cib_rl.errors import UserError
-from cib_rl.plugin import RewardSuite, Scores
+from cib_rl.plugin import RewardFailure, RewardSuite, Scores
 from cib_rl.recipe import FilterSection
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.seeds import derive_seed
 from cib_rl.tasks import TaskStream
 from cib_rl.trajectory import Trajectory
 
-# Gathers one number from every process, in rank order; [n] when there is one process.
-GatherCounts = Callable[[int], list[int]]
+# Gathers one value from every process, in rank order; [value] when there is one process.
+Gather = Callable[[Any], list[Any]]
 
 
 @dataclass
 class Window:
     """One process's share of a window: whole groups, adjacent, with their scores.
 
-    `in_loss` (N,) is False where a row must not train: its group was flat and could not be replaced, or it failed.
+    `in_loss` (N,) is False where a row must not train: its group was flat and could not be replaced, it failed, or it
+    was cut off and the recipe masks such rows. `logged` holds what rewards logged with `log_metric`, by call.
     """
 
     trajectories: list[Trajectory]
@@ -35,6 +37,7 @@ class Window:
     in_loss: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    logged: list[dict[str, float]] = field(default_factory=list)
 
 
 class Collector:
@@ -45,6 +48,7 @@ class Collector:
         group_size: completions per prompt; a group always lives on one process.
         sampling: temperature and the like.
         seed: the run's seed; the seed of an episode is made from (run seed, draw number, member).
+        mask_truncated: completions that were cut off by a limit do not train.
         rank, gather: this process, and how to learn the counts of all.
     """
 
@@ -58,8 +62,9 @@ class Collector:
         sampling: Sampling,
         seed: int,
         filtering: FilterSection,
+        mask_truncated: bool = False,
         rank: int = 0,
-        gather: GatherCounts = lambda n: [n],
+        gather: Gather = lambda value: [value],
     ) -> None:
         self.stream = stream
         self.rollouts = rollouts
@@ -68,6 +73,7 @@ class Collector:
         self.sampling = sampling
         self.seed = seed
         self.filtering = filtering
+        self.mask_truncated = mask_truncated
         self.rank = rank
         self.gather = gather
 
@@ -76,9 +82,13 @@ class Collector:
 
         A flat group (all outcomes, or totals, within the tolerance; recipe key `filter.zero_variance`) is replaced by
         the next draw until `filter.max_extra_groups` × groups replacements were tried; what is still missing then keeps
-        its flat group with `in_loss` False. Raises UserError when no process has a row left to learn from.
+        its flat group with `in_loss` False.
+
+        Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it, UserError
+        when none of them has a token left to learn from.
         """
         seconds = {"rollout": 0.0, "reward": 0.0}
+        played: list[Scores] = []
         kept: list[Window] = []
         flat: list[Window] = []
         counts = {"all_right": 0, "all_wrong": 0, "replaced": 0, "unfilled": 0}
@@ -87,11 +97,12 @@ class Collector:
         while sum(shares := self.gather(missing)) > 0:
             start = sum(shares[: self.rank])
             draws = self.stream.draw(sum(shares))[start : start + missing]
-            for group in self._play(draws, seconds) if draws else []:
+            for group in self._play(draws, seconds, played) if draws else []:
                 used = group.scores.correct[group.scores.valid]
                 counts["all_right"] += int(len(used) > 0 and used.all())
                 counts["all_wrong"] += int(len(used) > 0 and not used.any())
                 (flat if self._is_flat(group) else kept).append(group)
+            self._stop_if_a_reward_always_fails(played)
             missing = min(groups - len(kept), replacements)
             replacements -= missing
             counts["replaced"] += missing
@@ -100,17 +111,59 @@ class Collector:
             group.in_loss[:] = False
             kept.append(group)
         window = _concatenate(kept, counts, seconds)
-        if sum(self.gather(int(window.in_loss.sum()))) == 0:
-            errors = "; ".join(e for t in window.trajectories[:3] for e in t.errors)
-            raise UserError(
-                f"nothing to learn from in this window: {counts['all_right']} groups all right, {counts['all_wrong']} all "
-                f"wrong, {sum(t.failed for t in window.trajectories)} failed completions of {len(window.trajectories)}"
-                + (f" ({errors})" if errors else "")
-                + "; use easier or harder tasks, a larger group, or trainer.filter.zero_variance: off"
-            )
+        window.logged = [scores.metrics for scores in played]
+        if self.mask_truncated:
+            window.in_loss &= ~np.array([t.truncated for t in window.trajectories])
+        self._stop_if_nothing_is_left(window)
         return window
 
-    def _play(self, draws: list[tuple[int, dict]], seconds: dict[str, float]) -> list[Window]:
+    def _stop_if_a_reward_always_fails(self, played: list[Scores]) -> None:
+        """Judged over all calls and processes so far: one bad group must not stop a run because it was alone in its
+        call, on its process or as a replacement."""
+        own = {
+            label: (
+                sum(scores.attempted.get(label, 0) for scores in played),
+                sum(scores.failures.get(label, 0) for scores in played),
+                next((e.message for scores in played for e in scores.errors if e.label == label), None),
+            )
+            for label in self.suite.names
+        }
+        everyone = self.gather(own)
+        for label in self.suite.names:
+            attempted, failures = (sum(counts[label][k] for counts in everyone) for k in (0, 1))
+            if attempted and failures == attempted:
+                first = next(counts[label][2] for counts in everyone if counts[label][2])
+                raise RewardFailure(
+                    f"reward {label!r} failed on all {attempted} trajectories of this step; the first: {first}"
+                )
+
+    def _stop_if_nothing_is_left(self, window: Window) -> None:
+        rows = list(zip(window.trajectories, window.in_loss, strict=True))
+        own = {
+            "tokens": sum(t.num_tokens for t, used in rows if used),
+            "all right": window.counts["all_right"],
+            "all wrong": window.counts["all_wrong"],
+            "failed": sum(t.failed for t, _ in rows),
+            "cut off": sum(t.truncated for t, _ in rows),
+            "completions": len(rows),
+        }
+        everyone = self.gather(own)
+        total = {name: sum(counts[name] for counts in everyone) for name in own}
+        if total["tokens"] > 0:
+            return
+        errors = "; ".join(list(dict.fromkeys(e for t, _ in rows for e in t.errors))[:3])
+        masked = " (masked: trainer.mask_truncated)" if self.mask_truncated else ""
+        raise UserError(
+            f"nothing to learn from in this window: {total['all right']} groups all right, {total['all wrong']} all "
+            f"wrong; of {total['completions']} completions {total['failed']} failed, {total['cut off']} were cut off"
+            f"{masked}" + (f" ({errors})" if errors else "") + "; use easier or harder tasks, a larger group, a longer "
+            "environment.max_completion_length, or trainer.filter.zero_variance: off"
+        )
+
+    def _play(
+        self, draws: list[tuple[int, dict[str, Any]]], seconds: dict[str, float], played: list[Scores]
+    ) -> list[Window]:
+        """Play and score the groups of these draws; their scores as a whole are added to `played`."""
         episodes = [
             Episode(task=row, group=draw, member=member, seed=derive_seed(self.seed, "train", draw, member))
             for draw, row in draws
@@ -119,7 +172,9 @@ class Collector:
         trajectories = self.rollouts.run(episodes, self.sampling)
         seconds["rollout"] += self.rollouts.seconds
         started = time.perf_counter()
-        scores = self.suite.score(trajectories)
+        # The processes agree before they stop (see `_stop_if_a_reward_always_fails`).
+        scores = self.suite.score(trajectories, stop=False)
+        played.append(scores)
         seconds["reward"] += time.perf_counter() - started
         groups = []
         for start in range(0, len(trajectories), self.group_size):
@@ -140,7 +195,7 @@ _ARRAYS = ("outcome", "shaping", "total", "valid", "correct")
 
 
 def _slice_scores(scores: Scores, rows: slice) -> Scores:
-    """The scores of a run of rows. Errors are renumbered; what counts calls (timings, failures) stays with the whole."""
+    """The scores of a run of rows. Errors are renumbered; what counts calls (timings, failures) is the whole's."""
     indices = range(*rows.indices(len(scores.total)))
     return replace(
         scores,
@@ -156,10 +211,11 @@ def _concatenate(groups: list[Window], counts: dict[str, int], seconds: dict[str
     """One window of many groups."""
     parts = [g.scores for g in groups]
     offsets = np.cumsum([0] + [len(g.trajectories) for g in groups])
+    columns = dict.fromkeys(column for p in parts for column in p.extras)
     scores = replace(
         parts[0],
         values={label: np.concatenate([p.values[label] for p in parts]) for label in parts[0].values},
-        extras={column: [v for p in parts for v in p.extras.get(column, [])] for column in parts[0].extras},
+        extras={c: [v for p in parts for v in p.extras.get(c, [None] * len(p.total))] for c in columns},
         errors=[replace(e, index=int(e.index + o)) for p, o in zip(parts, offsets, strict=False) for e in p.errors],
         token_rewards=[r for p in parts for r in p.token_rewards],
         **{name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS},

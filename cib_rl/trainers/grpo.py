@@ -25,7 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from cib_rl.credit.assign import assign_credit
-from cib_rl.credit.importance import importance_weights
+from cib_rl.credit.importance import importance_weights, merge_stats
 from cib_rl.engines.base import Engine
 from cib_rl.engines.weights import policy_tensors
 from cib_rl.errors import UserError
@@ -68,7 +68,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self._window_index = 0
         self._synced_step = -1
         collector.rank = self.accelerator.process_index
-        collector.gather = lambda n: [int(x) for x in gather_object([n])]
+        collector.gather = lambda value: list(gather_object([value]))
 
     # ---- the rollout side -------------------------------------------------------------------------------------------
 
@@ -87,8 +87,6 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         synced = time.perf_counter()
         window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
-        if section.mask_truncated:
-            window.in_loss &= ~np.array([t.truncated for t in window.trajectories])
         advantages = assign_credit(self.recipe.credit, window.trajectories, window.scores, self._reduce)
         for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
             if len(advantage) == len(trajectory.completion_ids):
@@ -101,7 +99,8 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self._add_logps(batch)
         window.seconds["logps"] = time.perf_counter() - scored
         self._note_warnings(window)
-        self._metrics["train"].update({k: [v] for k, v in window_metrics(window, gather_object).items()})
+        for name, value in window_metrics(window, gather_object).items():
+            self._metrics["train"][name].append(value)
         if self.recipe.logging.trajectories:
             self.run_folder.save_window(window.trajectories, self.state.global_step, self.accelerator.process_index)
         del batch["engine_logps"]
@@ -142,11 +141,8 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
                 )
                 if correct:
                     batch["advantages"] = batch["advantages"] * weights_BT
-                for name, value in stats.quantiles.items():
+                for name, value in merge_stats(gather_object([stats])).items():
                     self._metrics["train"][f"ratio/{name}"].append(value)
-                self._metrics["train"]["ratio/clipped_share"].append(stats.clipped_share)
-                self._metrics["train"]["ratio/missing"].append(float(stats.missing))
-                self._metrics["train"]["ratio/kl_engine_trainer"].append(stats.kl)
                 if check:
                     self._check_gap(old_BT, batch)
             if self.beta != 0.0:
@@ -157,23 +153,27 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         return self._window_index == 0 or (every > 0 and self.state.global_step % every == 0)
 
     def _check_gap(self, trainer_logps_BT: torch.Tensor, batch: Batch) -> None:
-        """Log the largest and 99% gap of log-probabilities; stop the run when it is over the limit."""
+        """Log the largest and 99% gap of log-probabilities over all processes; stop the run when it is over the limit."""
         used = batch["tool_mask"].bool() & ~torch.isnan(batch["engine_logps"])
         gap = (trainer_logps_BT - batch["engine_logps"])[used].abs().float()
-        if not gap.numel():
-            return
         exact = trainer_logps_BT.dtype == torch.float32 and not self.args.bf16 and self.model.dtype == torch.float32
-        largest = gap.max().item()
-        quantile = torch.quantile(gap[:: max(1, gap.numel() // 1_000_000)], 0.99).item()
+        own = None
+        if len(gap):
+            own = gap.max().item(), torch.quantile(gap[:: max(1, len(gap) // 1_000_000)], 0.99).item()
+        # Every process learns of every gap, so that they stop together.
+        gaps = [pair for pair in gather_object([own]) if pair is not None]
+        if not gaps:
+            return
+        largest, quantile = np.max(gaps, axis=0).tolist()
         self._metrics["train"]["gap/max"].append(largest)
         self._metrics["train"]["gap/q99"].append(quantile)
         value, limit = (largest, 1e-3) if exact else (quantile, 0.5)
         limit = self.recipe.engine.max_logprob_gap or limit
-        if value > limit:
+        if not value <= limit:  # NaN is no agreement
             raise UserError(
                 f"engine and trainer disagree: log-probabilities of the same tokens differ by {value:.4g} nats "
-                f"({'largest' if exact else '99% quantile'}; limit {limit:g}, engine.max_logprob_gap). Usual causes: stale "
-                "weights or prefix cache in the engine, another temperature, dtype or chat template on one side"
+                f"({'largest' if exact else '99% quantile'}; limit {limit:g}, engine.max_logprob_gap). Usual causes: "
+                "stale weights or prefix cache in the engine, another temperature, dtype or chat template on one side"
             )
 
     def _reference_logps(self, batch: Batch) -> torch.Tensor:

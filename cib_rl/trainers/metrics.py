@@ -27,7 +27,8 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     `entropy_nats` estimates H(Z|X) per completion as −Σ_t log π(z_t) over the policy's tokens (its expectation under
     the sampled distribution), in nats. `rate_nats` is E[−log Q(Z)] − H(Z|X), the upper bound on I(X;Z) of eq. 11
     (arXiv 2603.08462), where a reward left the track `surprisal`; with the uniform or Laplace prior it is that prior's
-    bound. Shares are of completions.
+    bound. Shares are of completions. `diagnostics/NAME` is the mean over the completions that a reward attached NAME
+    to, `logged/NAME` over the calls in which a reward logged NAME.
     """
     rows = gather(_rows(window))
     valid = [row for row in rows if row["valid"]]
@@ -49,6 +50,11 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     }
     for label in window.scores.values:
         metrics[f"reward/{label}"] = _mean([row["values"][label] for row in valid])
+    for name in sorted({name for row in valid for name in row["diagnostics"]}):
+        metrics[f"diagnostics/{name}"] = _mean([row["diagnostics"].get(name, np.nan) for row in valid])
+    logged = gather(window.logged)
+    for name in sorted({name for one in logged for name in one}):
+        metrics[f"logged/{name}"] = _mean([one.get(name, np.nan) for one in logged])
     if any(np.isfinite(row["surprisal"]) for row in valid):
         scored = [row for row in valid if np.isfinite(row["surprisal"])]
         metrics["surprisal/completion"] = _mean([row["surprisal"] for row in scored])
@@ -87,6 +93,7 @@ def _rows(window: Window) -> list[dict[str, Any]]:
                 "total": scores.total[i],
                 "outcome": scores.outcome[i],
                 "shaping": scores.shaping[i],
+                "diagnostics": dict(t.diagnostics),
                 "values": {label: values[i] for label, values in scores.values.items()},
                 "entropy": -float(logprobs.sum()) if not np.isnan(logprobs).any() else np.nan,
                 "surprisal": float(surprisal),

@@ -105,6 +105,7 @@ def prepare(
             sampling=_sampling(recipe),
             seed=recipe.seed,
             filtering=recipe.trainer.filter,
+            mask_truncated=recipe.trainer.mask_truncated,
         )
         evaluation = EvaluationCallback(recipe, folder, rollouts, suite, base_dir)
         trainer = GRPOTrainer(
