@@ -10,6 +10,7 @@ import json
 import math
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -35,6 +36,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def require_free(path: Path) -> None:
+    """Raises UserError unless a run folder can be made at `path`."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"output folder {path} is in use; give another run_name or output, or continue it with --resume {path}"
+        )
+
+
 class RunFolder:
     """Reads and writes one run folder. Only the main process writes the shared files."""
 
@@ -55,10 +64,7 @@ class RunFolder:
             while path.exists():  # two runs started within one second
                 serial += 1
                 path = output / f"{path.name.split('_')[0]}_{serial}"
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(
-                f"output folder {path} is in use; give another run_name or output, or continue it with --resume {path}"
-            )
+        require_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         (path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
@@ -100,3 +106,7 @@ class RunFolder:
             # A window is named by the step it was drawn after; the one drawn after the checkpoint is drawn again.
             if match and int(match.group(1)) >= step:
                 path.unlink()
+        for path in self.evaluations.glob("step-*"):
+            match = re.match(r"step-(\d+)", path.name)
+            if match and int(match.group(1)) > step:
+                shutil.rmtree(path)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from cib_rl.credit.group import Reduce, group_advantages
+from cib_rl.credit.group import Reduce, Scale, group_advantages
 from cib_rl.errors import UserError
 from cib_rl.plugin import Scores
 from cib_rl.recipe import CreditSection
@@ -28,16 +28,26 @@ def assign_credit(
     The first stage must be a baseline (`group`); those after it reshape what it gave.
     """
     first, *reshapers = sections
-    baseline = BASELINES.get(first.name)
-    if baseline is None:
-        raise UserError(f"credit[0].name: unknown baseline {first.name!r}; known: {', '.join(BASELINES)}")
-    advantages = baseline(trajectories, scores, reduce, **first.kwargs)
-    for number, section in enumerate(reshapers, 1):
-        stage = RESHAPERS.get(section.name)
-        if stage is None:
-            raise UserError(f"credit[{number}].name: unknown stage {section.name!r}; known: {', '.join(RESHAPERS) or 'none'}")
-        advantages = stage(trajectories, scores, advantages, **section.kwargs)
+    advantages = BASELINES[first.name](trajectories, scores, reduce, **first.kwargs)
+    for section in reshapers:
+        advantages = RESHAPERS[section.name](trajectories, scores, advantages, **section.kwargs)
     return advantages
+
+
+def check_credit(sections: Sequence[CreditSection]) -> None:
+    """Raises UserError for an unknown stage, an unknown key of one, or a bad value of `scale`; before any rollout."""
+    for number, section in enumerate(sections):
+        stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
+        known = _KEYS.get(section.name, ())
+        if section.name not in stages:
+            names = ", ".join(stages) or "none"
+            raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {names}")
+        for key in section.kwargs:
+            if key not in known:
+                raise UserError(f"credit[{number}]: unknown key `{key}` of {section.name}; known: {', '.join(known)}")
+        scale = section.kwargs.get("scale", SCALES[0])
+        if section.name == "group" and scale not in SCALES:
+            raise UserError(f"credit[{number}].scale: unknown {scale!r}; known: {', '.join(SCALES)}")
 
 
 def _group(trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce, **kwargs: Any) -> list[np.ndarray]:
@@ -51,5 +61,7 @@ def _group(trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce, *
     ]
 
 
+SCALES: tuple[str, ...] = get_args(Scale)
 BASELINES: dict[str, Callable[..., list[np.ndarray]]] = {"group": _group}
 RESHAPERS: dict[str, Callable[..., list[np.ndarray]]] = {}
+_KEYS = {"group": ("scale", "floor", "epsilon", "leave_one_out")}

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent, and runs that continue exactly where they stopped.
 
-A checkpoint is written beside its place, listed with sizes and hashes in `manifest.json`, and renamed. What transformers
-saves (model, optimizer, scheduler, random states) is completed by what a run needs to go on inside a window: the cursor
-of the task stream, TRL's step counter and the window that is being trained on, per process.
+A checkpoint is written beside its place, listed with sizes and hashes in `manifest.json`, and renamed. What
+transformers saves (model, optimizer, scheduler, random states) is completed by what a run needs to go on inside a
+window: the cursor of the task stream, TRL's step counter and the window that is being trained on, per process.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cib_rl.errors import UserError
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"
+RANK_STATE = "window-rank{}.pt"
 
 
 def checkpoint_name(step: int) -> str:
@@ -61,13 +62,23 @@ def verify_checkpoint(folder: Path) -> int:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint meant by `path`: itself, or the newest whole one of a run folder. Raises UserError if there is none."""
+    """The checkpoint meant by `path`: itself, or the newest whole one of a run folder. UserError if there is none."""
     if (path / MANIFEST).is_file():
         return path
-    found = [p for p in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name) and (p / MANIFEST).is_file()]
+    named = [p for p in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+    found = [p for p in named if (p / MANIFEST).is_file()]
     if not found:
         raise UserError(f"{path} holds no whole checkpoint to resume from")
     return max(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def check_processes(checkpoint: Path, world: int) -> None:
+    """Raises UserError when the checkpoint was written by another number of processes."""
+    wrote = len(list(checkpoint.glob(RANK_STATE.format("*"))))
+    if wrote != world:
+        raise UserError(
+            f"checkpoint {checkpoint} was written by {wrote} process(es), not {world}: resume with as many as wrote it"
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -103,7 +114,8 @@ class CheckpointMixin:
         try:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             inner = staging / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            torch.save(self._own_state(), inner / f"window-rank{self.accelerator.process_index}.pt")  # type: ignore[attr-defined]
+            rank = self.accelerator.process_index  # type: ignore[attr-defined]
+            torch.save(self._own_state(), inner / RANK_STATE.format(rank))
             self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
             if main:
                 write_manifest(inner, step)
@@ -111,7 +123,8 @@ class CheckpointMixin:
                 inner.rename(final)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap the system's error
             raise UserError(
-                f"cannot write checkpoint {final}: {error}; earlier checkpoints are untouched, free some space and resume"
+                f"cannot write checkpoint {final}: {error}; earlier checkpoints are untouched, free some space and "
+                "resume"
             ) from error
         finally:
             self._staging = None
@@ -136,14 +149,9 @@ class CheckpointMixin:
         }
 
     def restore(self, checkpoint: Path) -> None:
-        """Take up the state of this process from a verified checkpoint, before `train(resume_from_checkpoint=…)`.
-
-        Raises UserError when the checkpoint was written by another number of processes.
-        """
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes  # type: ignore[attr-defined]
-        if len(list(checkpoint.glob("window-rank*.pt"))) != world:
-            raise UserError(f"checkpoint {checkpoint} was not written by {world} process(es); resume with as many as wrote it")
-        state = torch.load(checkpoint / f"window-rank{rank}.pt", weights_only=True)
+        """Take up the state of this process from a verified checkpoint, before `train(resume_from_checkpoint=…)`."""
+        rank = self.accelerator.process_index  # type: ignore[attr-defined]
+        state = torch.load(checkpoint / RANK_STATE.format(rank), weights_only=True)
         self.collector.stream.cursor = state["cursor"]
         self._step = state["micro_step"]
         self._buffered_inputs = state["window"]

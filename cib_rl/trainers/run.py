@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
+from cib_rl.credit.assign import check_credit
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import make_environment
@@ -23,10 +24,10 @@ from cib_rl.plugin import RewardContext, RewardSuite
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
-from cib_rl.run_folder import RunFolder
+from cib_rl.run_folder import RunFolder, require_free
 from cib_rl.tasks import TaskStream, load_rows
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
-from cib_rl.trainers.checkpoint import find_checkpoint, verify_checkpoint
+from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
 
@@ -88,15 +89,22 @@ def prepare(
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
-    arguments = _trl_arguments(recipe, state.num_processes)
+    arguments = _trl_arguments(recipe, state.num_processes, base_dir)
+    environment = make_environment(recipe.environment, tokenizer)
+    check_credit(recipe.credit)
+    if checkpoint is not None:
+        check_processes(checkpoint, state.num_processes)
+    elif recipe.run_name and state.is_main_process:
+        require_free(base_dir / recipe.output / recipe.run_name)
     suite = RewardSuite(recipe.rewards, context)
     engine: Engine | None = None
     try:
         check_recipe_golds(recipe, rows, suite)
-        folder = _open_folder(recipe, base_dir, checkpoint, state)
         model = _make_policy(recipe, reference)
         engine = make_engine(recipe, reference, model, tokenizer)
-        rollouts = Rollouts(make_environment(recipe.environment, tokenizer), engine, tokenizer, recipe.environment.answer)
+        # Only now: what fails before leaves no folder behind.
+        folder = _open_folder(recipe, base_dir, checkpoint, state)
+        rollouts = Rollouts(environment, engine, tokenizer, recipe.environment.answer)
         collector = Collector(
             TaskStream(rows, recipe.seed),
             rollouts,
@@ -185,7 +193,16 @@ def _sampling(recipe: Recipe) -> Sampling:
     )
 
 
-def _trl_arguments(recipe: Recipe, processes: int) -> GRPOConfig:
+def _deepspeed_file(name: str | None, base_dir: Path) -> str | None:
+    if name is None:
+        return None
+    path = base_dir / Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"trainer.deepspeed: no file {path}")
+    return str(path)
+
+
+def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig:
     """TRL's configuration. What decides data, rewards and generation is ours; the optimisation is TRL's."""
     section = recipe.trainer
     share = completions_per_process(recipe, processes)
@@ -216,7 +233,7 @@ def _trl_arguments(recipe: Recipe, processes: int) -> GRPOConfig:
         bf16=section.autocast_bf16,
         gradient_checkpointing=section.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
-        deepspeed=section.deepspeed,
+        deepspeed=_deepspeed_file(section.deepspeed, base_dir),
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # ranks may differ in the number of forward passes per step
         shuffle_dataset=False,
