@@ -64,7 +64,8 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
         for key, prior in section.kwargs.items():
             if isinstance(prior, dict) and isinstance(prior.get("model"), str):
                 found.run(f"{key} of {label}", lambda p=prior, n=label: _prior(p["model"], n, base, found))  # type: ignore[misc]
-    found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
+    if found.passed:  # grading needs the rewards and rows found above
+        found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
     if recipe.evaluation and recipe.evaluation.task:
         task = recipe.evaluation.task
         found.run("evaluation.task", lambda: _task(task, base, []))
@@ -115,6 +116,10 @@ def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, S
 def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
     status, detail, found.policy = _shape(recipe.model, base, recipe.lora)
     if found.policy and recipe.lora:
+        if not found.policy.trainable:
+            raise UserError(
+                f"lora.target_modules: {recipe.lora.target_modules!r} matches no linear layer of {recipe.model}"
+            )
         detail += f", {found.policy.trainable / 1e6:,.1f} M trained"
     return status, detail
 
@@ -194,10 +199,7 @@ def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: li
     from cib_rl.grading.selfcheck import check_recipe_golds
     from cib_rl.plugin import RewardSuite
 
-    try:
-        outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
-    except UserError:
-        return "unchecked", "a reward cannot be found"
+    outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
     if not outcomes:
         return "ok", "no outcome reward, nothing to grade"
     suite = RewardSuite(outcomes, _context(recipe, base, tokenizer))

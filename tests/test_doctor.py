@@ -66,7 +66,9 @@ def test_a_torchvision_that_does_not_fit_is_found(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(module, "_installed", lambda name: "0.1" if name == "torchvision" else None)
     monkeypatch.setattr(module, "_CORE_IMPORT", "import json")
-    core, vision = import_lines()
+    monkeypatch.setattr(module, "_GPU_NAMES", "print('GPU:one, 80 GiB')")
+    core, vision, gpu = import_lines()
+    assert gpu.detail.startswith("one, 80 GiB") and not gpu.fatal
     assert core.status == "ok"
     assert vision.fatal and "nms does not exist" in vision.detail and "pip uninstall torchvision" in vision.detail
 

@@ -1,0 +1,253 @@
+"""The dry run: what it shows, what it finds, and that it neither trains nor writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cib_rl.checks import check_recipe
+from cib_rl.cli import app
+from cib_rl.dry_run import dry_run
+from cib_rl.memory import Shape, estimate, shape_from_name, shape_of, zero_stage
+from cib_rl.recipe import LoraSection
+from cib_rl.recipe_io import dump_recipe, load_recipe
+
+RECIPE = """\
+model: {model}
+task: {{name: jsonl, path: {rows}}}
+environment: {{max_completion_length: 32, answer: tag}}
+sampling: {{group_size: 4}}
+rewards:
+  - {{name: math_correct}}
+trainer: {{steps: 6, prompts_per_step: 2, learning_rate: 1e-4, token_budget: 512, num_iterations: 2}}
+evaluation: {{problems: 10, every: 4}}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path, tiny_model_dir, monkeypatch):
+    """A right recipe in an empty working directory, with a private cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(5)))
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.format(model=tiny_model_dir, rows=rows))
+    return path
+
+
+def problems(path, *sets, devices=1) -> dict[str, str]:
+    """Failed check -> detail."""
+    found = check_recipe(load_recipe(path, sets), devices=devices)
+    return {check.name: check.detail for check in found.checks if check.status == "failed"}
+
+
+def test_a_right_recipe_passes_and_shows_its_plan(recipe_file):
+    before = sorted(recipe_file.parent.iterdir())
+    console = Console(record=True, width=160)
+    recipe = load_recipe(recipe_file)
+    assert dry_run(recipe, console=console)
+    text = console.export_text()
+    assert dump_recipe(recipe) in text
+    assert "steps: 6, each 2 prompts x 4 = 8 completions, 8 on each of 1 device(s)" in text
+    assert "completions sampled: 24 in windows of 8; at most 768 tokens" in text  # 6 steps, 2 per window
+    assert "evaluations: 3, each of 10 completions" in text
+    assert "5 gold answers graded" in text and "an estimate, not a measurement" in text
+    assert "57 tokens, pad '<pad>', without chat template" in text
+    assert [path for path in sorted(recipe_file.parent.iterdir()) if path.name != "home"] == before
+
+
+def test_the_command_exits_with_1_when_a_check_fails(recipe_file):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["train", str(recipe_file), "--dry-run", *arguments])
+
+    assert run().exit_code == 0
+    done = run("--set", "model=/nowhere/model")
+    assert done.exit_code == 1 and "error: model: no folder /nowhere/model" in done.output
+    assert run("--devices", "3").exit_code == 1
+
+
+def test_every_problem_is_found_in_one_go(recipe_file):
+    assert set(problems(recipe_file, "model=./none", "task.path=none.jsonl", "rewards.0.name=math_corect")) == {
+        "model", "tokenizer", "task", "reward math_corect",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sets", "name", "words"),
+    [
+        (["task.path=none.jsonl"], "task", "none.jsonl"),
+        (["task.columns={prompt: question}"], "task", "no column 'question'"),
+        (["rewards.0.name=math_corect"], "reward math_corect", "did you mean 'math_correct'"),
+        (["rewards.0.timeuot=3"], "reward math_correct", "no keyword 'timeuot'"),
+        (["rewards.0.name=mine.py:f"], "reward mine.py:f", "mine.py"),
+        (["environment.chat_template=always"], "environment", "no chat template"),
+        (["environment.system=hello"], "environment", "needs a chat template"),
+        (["environment.name=nope"], "environment", "unknown 'nope'"),
+        (["trainer.micro_batch_size=3"], "layout", "does not divide"),
+        (["engine.max_model_len=2"], "environment", "leaves no room"),
+        (["trainer.deepspeed=none.json"], "trainer.deepspeed", "no file"),
+        (["lora.target_modules=[nope]"], "model", "matches no linear layer"),
+        (["tokenizer=./none"], "tokenizer", "no folder"),
+        (["evaluation.task={name: jsonl, path: other.jsonl}"], "evaluation.task", "other.jsonl"),
+    ],
+)
+def test_each_problem_is_named(recipe_file, sets, name, words):
+    found = problems(recipe_file, *sets)
+    assert list(found) == [name] and words in found[name], found
+
+
+def test_a_gold_answer_that_grades_as_wrong_is_found(recipe_file):
+    rows = recipe_file.parent / "rows.jsonl"
+    rows.write_text(rows.read_text() + json.dumps({"id": "odd", "prompt": "x", "answer": "\\frac{"}) + "\n")
+    found = problems(recipe_file)
+    assert list(found) == ["golds"] and "odd" in found["golds"]
+
+
+def test_an_empty_data_set_is_found(recipe_file):
+    (recipe_file.parent / "rows.jsonl").write_text("")
+    assert "no rows" in problems(recipe_file)["task"]
+
+
+def test_groups_are_never_split_over_devices(recipe_file):
+    assert problems(recipe_file, devices=2) == {}
+    assert "cannot be shared whole" in problems(recipe_file, devices=3)["layout"]
+
+
+def test_an_output_folder_in_use_is_found_and_left_alone(recipe_file):
+    used = recipe_file.parent / "runs" / "first"
+    used.mkdir(parents=True)
+    assert problems(recipe_file, "run_name=first") == {}  # an empty folder may be used
+    (used / "metrics.jsonl").write_text("precious")
+    assert "in use" in problems(recipe_file, "run_name=first")["output"]
+    assert "is a file" in problems(recipe_file, f"output={used / 'metrics.jsonl'}")["output"]
+    assert (used / "metrics.jsonl").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is no model folder"),
+        (lambda folder: [path.unlink() for path in folder.glob("*.safetensors")], "no weights"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as a causal language model"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "model"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_named(recipe_file, tiny_model_dir, tmp_path, broken, words):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model_dir, folder)
+    broken(folder)
+    found = problems(recipe_file, f"model={folder}")
+    if words == "model":  # a causal head can be put on nearly every config; what loads is not an error
+        return
+    assert words in found["model"] and str(folder) in found["model"]
+
+
+def test_a_tokenizer_without_end_of_sequence_is_refused_and_without_pad_served(
+    recipe_file, tmp_path, tiny_model_dir, tiny_tokenizer
+):
+    for name in ("padless", "endless"):
+        shutil.copytree(tiny_model_dir, tmp_path / name)
+    tiny_tokenizer.pad_token = None
+    tiny_tokenizer.save_pretrained(tmp_path / "padless")
+    assert problems(recipe_file, f"tokenizer={tmp_path / 'padless'}") == {}
+    tiny_tokenizer.eos_token = None
+    tiny_tokenizer.save_pretrained(tmp_path / "endless")
+    assert "no end-of-sequence token" in problems(recipe_file, f"tokenizer={tmp_path / 'endless'}")["tokenizer"]
+
+
+def test_messages_need_a_chat_template(recipe_file):
+    row = {"prompt": [{"role": "user", "content": "1+1="}], "answer": "2"}
+    (recipe_file.parent / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert "no chat template" in problems(recipe_file)["environment"]
+
+
+def test_what_would_be_downloaded_is_unchecked(recipe_file):
+    sets = ["model=some-org/some-model-7B", "task={name: hub, path: some/data}"]
+    found = check_recipe(load_recipe(recipe_file, sets))
+    assert found.passed
+    states = {check.name: check.status for check in found.checks}
+    assert {name for name, status in states.items() if status == "unchecked"} == {"model", "tokenizer", "task", "golds"}
+    assert found.policy.parameters == 7e9
+
+
+# ---------------------------------------------------------------- the estimate
+
+
+def test_the_shape_is_the_models_own(tiny_model, tiny_model_dir):
+    shape = shape_of(str(tiny_model_dir))
+    assert shape.parameters == tiny_model.num_parameters()
+    assert (shape.layers, shape.hidden, shape.query, shape.key, shape.mlp) == (2, 32, 64, 32, 64)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], r".*o_proj"])
+def test_adapter_parameters_are_what_peft_makes(tiny_model, tiny_model_dir, targets):
+    from peft import LoraConfig, get_peft_model
+
+    peft = get_peft_model(tiny_model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    trained = sum(weight.numel() for weight in peft.parameters() if weight.requires_grad)
+    lora = LoraSection(r=4, target_modules=targets)
+    assert shape_of(str(tiny_model_dir), lora).trainable == trained
+
+
+def test_names_that_state_a_size():
+    assert shape_from_name("Qwen/Qwen2.5-1.5B").parameters == 1_500_000_000
+    assert shape_from_name("a/b-350M-chat").parameters == 350_000_000
+    assert shape_from_name("openai/gpt") is None
+
+
+def test_activations_are_near_what_autograd_keeps(make_tiny_model, recipe_file, tiny_model_dir):
+    """Against the bytes that autograd really saves in a forward pass, each storage counted once, weights left out."""
+    import torch
+
+    model = make_tiny_model(layers=6).train()
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hold = []  # or a freed storage's address would be used, and counted, twice
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (hold.append(t), pack(t))[1], lambda t: t):
+        model.model(torch.randint(0, 57, (2, 64))).last_hidden_state.sum()
+    shape = Shape(1, 1, layers=6, hidden=32, query=64, key=32, mlp=64, vocabulary=64)
+    recipe = load_recipe(recipe_file, ["trainer.token_budget=128", "environment.max_completion_length=32"])
+    items = {item.name: item.size for item in estimate(recipe, shape, {}, prompt=32)}
+    assert 0.5 < items["activations"] / sum(kept.values()) < 2
+
+
+def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
+    shape = Shape(1000, 1000, layers=2, hidden=8, query=8, key=4, mlp=16, vocabulary=100)
+
+    def sizes(*sets, **options):
+        return {item.name: item.size for item in estimate(load_recipe(recipe_file, sets), shape, {}, **options)}
+
+    plain = sizes(prompt=8)
+    assert (
+        plain["policy: weights"] == 4000 and plain["policy: gradients"] == 4000 and plain["policy: Adam states"] == 8000
+    )
+    # 8 completions of 8 + 32 tokens, below the budget: 4 bytes x 320 tokens x (6 h + 2 q + 2 k + 4 f) x 2 layers
+    assert plain["activations"] == 2 * 4 * 320 * (48 + 16 + 8 + 64)
+    assert plain["KV cache"] == 2 * 4 * 2 * 4 * 8 * 40
+    assert sizes("trainer.dtype=bfloat16")["policy: weights"] == 2000
+    assert sizes("trainer.kl=0.1")["reference: weights"] == 4000
+    assert "reference: weights" not in sizes("trainer.kl=0.1", "lora.r=1")
+    assert sizes("trainer.gradient_checkpointing=true")["activations"] < plain["activations"]
+    assert sizes("engine.max_num_seqs=4", prompt=8)["KV cache"] == plain["KV cache"] / 2
+
+    config = tmp_path / "zero2.json"
+    config.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    divided = sizes(f"trainer.deepspeed={config}", devices=2)
+    assert (divided["policy: weights"], divided["policy: gradients"], divided["policy: Adam states"]) == (
+        4000,
+        2000,
+        4000,
+    )
+    assert zero_stage(str(tmp_path / "none.json")) == 0
