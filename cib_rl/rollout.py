@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,11 @@ class Rollouts:
     def run(self, episodes: Sequence[Episode], sampling: Sampling) -> list[Trajectory]:
         """Play all episodes and return their trajectories in the same order.
 
-        `sampling` gives temperature and the like; the token limit is the environment's. An episode that raises yields
-        a trajectory with the message in `errors`; a UserError (a mistake in recipe or data) is raised.
+        `sampling.max_tokens` is the budget of an episode, all turns together. An episode that raises yields a
+        trajectory with the message in `errors`; a UserError (a mistake in recipe or data) is raised.
         """
         started = time.perf_counter()
-        trajectories = asyncio.run(self._run_all(episodes, sampling))
+        trajectories = _run_anywhere(self._run_all(episodes, sampling))
         for trajectory in trajectories:
             self._finish(trajectory)
         self.seconds = time.perf_counter() - started
@@ -69,6 +70,11 @@ class Rollouts:
                 trajectory = await self.environment.run(
                     episode.task, EpisodeEngine(self.engine, sampling, episode.seed)
                 )
+                if not isinstance(trajectory, Trajectory):
+                    raise UserError(
+                        f"environment {type(self.environment).__name__}: `run` returned "
+                        f"{type(trajectory).__name__}, not a Trajectory"
+                    )
             except UserError:
                 raise
             except Exception as error:
@@ -87,7 +93,20 @@ class Rollouts:
         # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
         all_policy = all(trajectory.policy_mask)
         trajectory.policy_text = trajectory.text if all_policy else self._decode(trajectory.policy_ids)
-        trajectory.answer = extract_answer(trajectory.policy_text, self.answer_style)
+        # The token that ended the last turn is no part of an answer that reaches to the end of the text.
+        ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
+        marks = [self._decode(trajectory.policy_ids[-1:])] if ended else []
+        trajectory.answer = extract_answer(trajectory.policy_text, self.answer_style, special_tokens=marks)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _run_anywhere(coroutine: Coroutine[Any, Any, list[Trajectory]]) -> list[Trajectory]:
+    """`asyncio.run`, in a thread of its own where a loop runs already (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1, thread_name_prefix="rollout") as thread:
+        return thread.submit(asyncio.run, coroutine).result()

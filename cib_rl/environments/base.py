@@ -17,28 +17,46 @@ from cib_rl.trajectory import Segment, StopReason, Trajectory, Turn
 
 
 class EpisodeEngine:
-    """An engine as one episode sees it: sampling settings are the run's, and every turn has a seed of its own."""
+    """An engine as one episode sees it: sampling settings are the run's, every turn has a seed of its own, and all
+    turns together sample no more than the episode's budget of tokens (`sampling.max_tokens`)."""
 
     def __init__(self, engine: Engine, sampling: Sampling, seed: int) -> None:
         self._engine = engine
         self._sampling = sampling
         self._seed = seed
         self._turn = 0
+        self._left = sampling.max_tokens
 
-    async def generate(self, prompt_ids: list[int], *, max_tokens: int, stop: Sequence[str] = ()) -> Generation:
-        """Generate the next turn after `prompt_ids` (the whole context so far)."""
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens this episode may still sample."""
+        return self._left
+
+    async def generate(
+        self, prompt_ids: list[int], *, max_tokens: int | None = None, stop: Sequence[str] = ()
+    ) -> Generation:
+        """Generate the next turn after `prompt_ids` (the whole context so far), of at most `max_tokens` tokens or what
+        is left of the episode's budget, whichever is less. With nothing left: no token, stop reason `length`."""
         seed = derive_seed(self._seed, self._turn)
         self._turn += 1
-        return await self._engine.generate(
-            prompt_ids, replace(self._sampling, max_tokens=max_tokens, stop=tuple(stop), seed=seed)
+        if self._left == 0:
+            return Generation(stop_reason=StopReason.LENGTH, weights_version=self._engine.weights_version)
+        limit = self._left if max_tokens is None else min(max_tokens, self._left)
+        least = min(self._sampling.min_tokens, limit)
+        generation = await self._engine.generate(
+            prompt_ids, replace(self._sampling, max_tokens=limit, min_tokens=least, stop=tuple(stop), seed=seed)
         )
+        self._left -= len(generation.ids)
+        return generation
 
 
 class Environment(Protocol):
     """What a third party writes: a class made from (section, tokenizer) with this one method.
 
-    `run` plays one episode and returns its trajectory with segments, turns and stop reason; text, answer, group and
-    member are filled in by the rollout. An exception becomes an entry in the trajectory's errors.
+    `section.kwargs` holds the recipe's keys that are no fields of the section: check them in the constructor and raise
+    UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
+    (`record_generation` writes all three); text, answer, group and member are filled in by the rollout. An exception
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...
@@ -79,11 +97,18 @@ def encode_prompt(
         raise UserError("environment.chat_template is `always`, but the tokenizer has no chat template")
     if not use_template:
         if not isinstance(prompt, str):
-            raise UserError("a prompt is a list of messages, but the tokenizer has no chat template (or it is switched off)")
+            raise UserError(
+                "a prompt is a list of messages, but the tokenizer has no chat template (or it is switched off)"
+            )
         if section.system:
-            raise UserError("environment.system needs a chat template, and the tokenizer has none (or it is switched off)")
+            raise UserError(
+                "environment.system needs a chat template, and the tokenizer has none (or it is switched off)"
+            )
         return list(tokenizer.encode(prompt + section.suffix))
-    messages = [{"role": "user", "content": prompt + section.suffix}] if isinstance(prompt, str) else list(prompt)
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt + section.suffix}]
+    else:
+        messages = _with_suffix(prompt, section.suffix)
     if section.system:
         messages = [{"role": "system", "content": section.system}, *messages]
     text = tokenizer.apply_chat_template(
@@ -92,19 +117,42 @@ def encode_prompt(
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+def _with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
+    """The messages with `suffix` added to the last user message. Raises UserError where there is none to add it to."""
+    if not suffix:
+        return list(messages)
+    last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
+    if last is None or not isinstance(messages[last].get("content"), str):
+        raise UserError("environment.suffix: a prompt's messages have no user message with a text to add it to")
+    return [{**m, "content": m["content"] + suffix} if i == last else m for i, m in enumerate(messages)]
+
+
 def make_environment(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase) -> Environment:
-    """The environment named in the recipe: a shipped one, or `package.module:Class`."""
+    """The environment named in the recipe: a shipped one, or `package.module:Class`.
+
+    Raises UserError when it cannot be found or imported, or does not take what the recipe gives it.
+    """
     from cib_rl.environments.single_turn import SingleTurn
 
     if section.name == "single_turn":
+        if section.kwargs:
+            near = ", ".join(f"`{key}`" for key in section.kwargs)
+            known = ", ".join(EnvironmentSection.model_fields)
+            raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
         return SingleTurn(section, tokenizer)
     module, _, name = section.name.partition(":")
     if not name:
         raise UserError(f"environment.name: unknown {section.name!r}; known: single_turn, or package.module:Class")
     try:
-        environment: Environment = getattr(importlib.import_module(module), name)(section, tokenizer)
+        factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"environment.name: cannot load {section.name!r}: {error}") from error
+    try:
+        environment: Environment = factory(section, tokenizer)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"environment {section.name!r} cannot be built: {type(error).__name__}: {error}") from error
     return environment
 
 
