@@ -29,6 +29,10 @@ def load_rows(section: TaskSection, base_dir: Path) -> list[Row]:
     loader = SOURCES.get(section.name)
     if loader is None:
         raise UserError(f"task.name: unknown source {section.name!r}; known: {', '.join(sorted(SOURCES))}")
+    known = _KEYS.get(section.name)
+    unknown = sorted(set(section.kwargs) - set(known)) if known is not None else []
+    if unknown:
+        raise UserError(f"task: unknown key `{unknown[0]}` of {section.name}; known: {', '.join(_known(known))}")
     rows = loader(section, base_dir)
     if section.limit is not None:
         rows = rows[: section.limit]
@@ -82,6 +86,12 @@ SOURCES: dict[str, Callable[[TaskSection, Path], list[Row]]] = {
     "hub": _from_hub,
     "countdown": _from_countdown,
 }
+# The keys of a source that are no fields of the section; a source that is not listed checks its own.
+_KEYS: dict[str, tuple[str, ...]] = {"jsonl": ("answer_after",), "hub": ("answer_after", "config")}
+
+
+def _known(keys: Sequence[str] | None) -> list[str]:
+    return sorted([*(field for field in TaskSection.model_fields if field != "name"), *(keys or ())])
 
 
 def _to_row(source: Any, section: TaskSection, where: str, index: int) -> Row:
@@ -102,9 +112,9 @@ def _to_row(source: Any, section: TaskSection, where: str, index: int) -> Row:
         raise UserError(f"{where}: `prompt` must be a text or a list of messages that is not empty")
     marker = section.kwargs.get("answer_after")
     if marker is not None:
-        if marker not in row["answer"]:
+        if marker not in str(row["answer"]):
             raise UserError(f"{where}: no {marker!r} in the answer (task.answer_after)")
-        row["answer"] = row["answer"].rsplit(marker, 1)[1].strip().replace(",", "")
+        row["answer"] = str(row["answer"]).rsplit(marker, 1)[1].strip().replace(",", "")
     row["id"] = str(row.get("id", index))
     return row
 
