@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cib_rl.evals.report import comparison_table, write_comparison
-from cib_rl.evals.result import EvalResult
+from cib_rl.evals.report import compare, save_comparison
 from cib_rl.plots import plot_run
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
@@ -28,9 +27,9 @@ def quickstart(recipe: Recipe) -> Path:
     )
     folder = RunFolder(train(recipe))
     minutes = (time.perf_counter() - started) / 60
-    before, after = (EvalResult.load(path) for path in evaluations(folder))
-    console.print(comparison_table(before, after, names=("before", "after")))
-    write_comparison(before, after, folder.path / "comparison")
+    comparison = compare(*evaluations(folder), names=("before", "after"))
+    comparison.print(console)
+    save_comparison(comparison, folder.path)
     plots = plot_run(folder.path)
     console.print(f"{minutes:.1f} minutes. Run folder: {folder.path}")
     for plot in plots:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -57,16 +58,16 @@ class Comparison:
         """What the numbers are of."""
         each = " and ".join(str(n) for n in dict.fromkeys(self.samples))
         return (
-            f"{self.questions:,} questions × {each} samples; {self.questions_both_right:,} questions right in both. "
+            f"{self.questions:,} questions × {each} sample{'s' * (max(self.samples) > 1)}; tokens: of all answers, of "
+            f"right answers, on the {self.questions_both_right:,} questions right in both. "
             "Brackets: 95% intervals, paired and clustered by question."
         )
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table(title=f"{self.before} → {self.after}", caption=self.caption(), caption_justify="left")
-        table.add_column("")
-        for name in _HEADER:
-            table.add_column(name, justify="right", no_wrap=True)
+        table = _table(f"{self.before} → {self.after}", self.caption())
+        for name in _HEADER:  # where the terminal is narrow, an interval goes under its number
+            table.add_column(name, justify="right", no_wrap="[" not in name)
         for row in self.rows:
             table.add_row(row.name, *_cells(row))
         return table
@@ -79,7 +80,7 @@ class Comparison:
             console.print(f"[yellow]warning:[/] {warning}")
 
 
-_HEADER = ("before", "after", "change [95%]", "relative change [95%]")
+_HEADER = ("before", "after", "change [95%]", "relative [95%]")
 
 
 def compare(
@@ -132,9 +133,9 @@ def _samples(result: EvalResult, hit: str, questions: set[str]) -> Samples:
 def _rows(paired: Paired, truncated: Change) -> tuple[Row, ...]:
     return (
         Row("accuracy", "%", paired.accuracy),
-        Row("tokens, all answers", "tokens", paired.tokens),
-        Row("tokens, right answers", "tokens", paired.tokens_right),
-        Row("tokens, questions right in both", "tokens", paired.tokens_both_right),
+        Row("tokens (all)", "tokens", paired.tokens),
+        Row("tokens (right)", "tokens", paired.tokens_right),
+        Row("tokens (both)", "tokens", paired.tokens_both_right),
         Row("truncated", "%", truncated),
     )
 
@@ -200,15 +201,22 @@ def format_estimate(estimate: Estimate | None, *, scale: float = 1, sign: bool =
     return f"{text} [{form.format(scale * estimate.low)}, {form.format(scale * estimate.high)}]"
 
 
+def _table(title: str, caption: str) -> Table:
+    """An empty table with its first column; narrow enough for 80 characters."""
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    return table
+
+
 def summary_table(result: EvalResult) -> Table:
     """Everything `EvalResult.estimates` gives, with its intervals."""
     title = f"{result.settings.get('model', '?')} on {result.settings.get('benchmark', '?')}"
+    plural = "s" * (result.samples_per_question > 1)
     caption = (
-        f"{len(result.questions):,} questions × {result.samples_per_question} samples; {len(result.errors)} errors "
-        "left out. Brackets: 95% intervals clustered by question."
+        f"{len(result.questions):,} questions × {result.samples_per_question} sample{plural}; "
+        f"{len(result.errors)} errors left out. Brackets: 95% intervals clustered by question."
     )
-    table = Table(title=title, caption=caption, caption_justify="left")
-    table.add_column("")
+    table = _table(title, caption)
     table.add_column("value [95%]", justify="right", no_wrap=True)
     for name, estimate in result.estimates().items():
         share = name in ("accuracy", "truncated_share") or name.startswith("pass@")

@@ -33,11 +33,11 @@ def test_a_comparison_holds_accuracy_tokens_and_truncation_with_intervals(pair):
     comparison = compare(*pair, names=("start", "end"))
     rows = {row.name: row.change for row in comparison.rows}
     assert (rows["accuracy"].before, rows["accuracy"].after) == (0.5, 0.75)
-    assert rows["tokens, all answers"].relative.value == pytest.approx(-0.4, abs=0.05)
-    assert rows["tokens, all answers"].relative.high < 0
+    assert rows["tokens (all)"].relative.value == pytest.approx(-0.4, abs=0.05)
+    assert rows["tokens (all)"].relative.high < 0
     text = _text(comparison.print)
     assert "start → end" in text and "+25.0 pp [" in text and "% [-4" in text
-    assert "20 questions right in both" in text
+    assert "on the 20 questions right in both" in " ".join(text.split())
 
 
 def test_markdown_and_json_say_the_same(pair, tmp_path):
@@ -54,7 +54,7 @@ def test_markdown_and_json_say_the_same(pair, tmp_path):
 def test_nothing_right_shows_a_dash_and_not_zero(make_result):
     wrong = make_result({q: [("wrong", 30)] for q in "abc"})
     markdown = compare(wrong, wrong).to_markdown()
-    assert "| tokens, right answers | – | – | – | – |" in markdown
+    assert "| tokens (right) | – | – | – | – |" in markdown
     assert "–" in _text(lambda console: print_summary(wrong, console))
 
 

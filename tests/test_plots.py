@@ -1,0 +1,98 @@
+"""Plots from what a run folder holds: which files, with which panels; nothing to plot is an error and not a blank."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cib_rl import plots
+from cib_rl.errors import UserError
+from cib_rl.evals.result import EvalResult, Sample
+
+
+def _result(tokens: float, *, right: float = 0.7, kinds: bool = False) -> EvalResult:
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(
+            f"q{i}", 0, "right" if rng.random() < right else "wrong", int(rng.normal(tokens, 9)), False, "eos", "", "",
+            "", 1, 1, None, {"kind/try": tokens / 2, "kind/recheck": float(rng.integers(9))} if kinds else {},
+        )
+        for i in range(40)
+    ]  # fmt: skip
+    return EvalResult(samples, [f"q{i}" for i in range(40)], 1)
+
+
+def _run(folder, steps=20, *, evaluations=(), **metrics):
+    folder.mkdir(parents=True)
+    lines = [{"step": s, "accuracy": 0.5 + s / 100, "tokens/mean": 100.0 - s, **metrics} for s in range(1, steps + 1)]
+    for step, result in evaluations:
+        result.save(folder / "evaluations" / f"step-{step:06d}")
+        lines.append({"step": step, **{f"eval/{k}": v for k, v in result.summary().items()}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures in the order in which they are saved."""
+    figures, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    return figures
+
+
+def _titles(figure) -> list[str]:
+    return [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
+
+
+def test_a_run_without_evaluations_gives_the_curves_it_has(tmp_path, drawn):
+    (path,) = plots.plot_run(_run(tmp_path / "run", rate_nats=3.0, truncated_share=None))
+    assert path == tmp_path / "run" / "plots" / "training.png"
+    assert _titles(drawn[0]) == ["Accuracy", "Answer length", "Rate: bound on I(X; Z)"]
+    assert Image.open(path).size[0] > 800
+
+
+def test_two_evaluations_add_distributions_and_kinds_and_points_with_bars(tmp_path, drawn):
+    folder = _run(tmp_path / "run", evaluations=[(0, _result(100, kinds=True)), (20, _result(60, kinds=True))])
+    assert [path.name for path in plots.plot_run(folder)] == ["training.png", "tokens.png", "waste.png"]
+    accuracy = drawn[0].axes[0]
+    (container,) = accuracy.containers
+    assert container.lines[0].get_xdata().tolist() == [0, 20]
+    labels = [text.get_text() for text in drawn[1].axes[0].get_legend().get_texts()]
+    assert (labels[0].startswith("before: ") and "mean 9" in labels[0]) or "mean 10" in labels[0]
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_all_right_or_all_wrong_is_drawn_without_a_mean_that_does_not_exist(tmp_path, drawn, right):
+    plots.plot_tokens(_result(80, right=right), _result(50, right=right), tmp_path / "t.png")
+    labels = [text.get_text() for axis in drawn[0].axes for text in axis.get_legend().get_texts()]
+    assert sum("0% of answers" in text and "mean" not in text for text in labels) == 2
+
+
+def test_nothing_to_plot_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
+        plots.plot_run(tmp_path)
+    folder = _run(tmp_path / "run", steps=0)
+    with pytest.raises(UserError, match="no step has been logged"):
+        plots.plot_run(folder)
+    with pytest.raises(UserError, match="no numbers named kind/"):
+        plots.plot_kinds(_result(9), _result(9), tmp_path / "k.png")
+
+
+def test_arms_are_points_with_both_intervals(tmp_path, drawn):
+    arms = {"start": _result(100), "CIB": _result(60), "nothing right": _result(50, right=0)}
+    plots.plot_arms(arms, tmp_path / "arms.png")
+    assert [c.lines[0].get_xdata()[0] for c in drawn[0].axes[0].containers] == pytest.approx([100, 60, 50], abs=5)
+    assert all(len(c.lines[2]) == 2 for c in drawn[0].axes[0].containers)  # bars along both axes
+    # An arm with no right answer has no tokens per right answer, and is left out of that picture.
+    plots.plot_arms(arms, tmp_path / "right.png", tokens="tokens/right")
+    assert len(drawn[1].axes[0].containers) == 2
+
+
+def test_running_mean_and_spread_against_a_plain_loop():
+    values = [1.0, 5.0, 2.0, 8.0, 3.0, 3.0]
+    mean, spread = plots.running_mean(values, 3)
+    assert mean.tolist() == pytest.approx([3, 8 / 3, 5, 13 / 3, 14 / 3, 3])
+    assert spread[1] == pytest.approx(np.std([1, 5, 2]))
