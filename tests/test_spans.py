@@ -1,5 +1,7 @@
 """Token spans in the one decode of all ids, and the reasoning part of a completion."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def check(tokenizer, ids):
     text, spans = decode(tokenizer, ids), token_spans(tokenizer, ids)
     assert len(spans) == len(ids)
     covered = set()
-    for (a, b), (c, d) in zip(spans, spans[1:], strict=False):
+    for (a, b), (c, d) in pairwise(spans):
         assert a <= c and b <= d
     for a, b in spans:
         assert 0 <= a <= b <= len(text)

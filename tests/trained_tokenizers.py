@@ -38,13 +38,15 @@ def byte_level(vocab_size: int = 330, eos: str = "<|end|>") -> PreTrainedTokeniz
 
 @cache
 def unigram(byte_fallback: bool = True) -> PreTrainedTokenizerFast:
-    """Unigram as in SentencePiece: `▁` for spaces, the first of which the decoder strips; bytes for unknown characters."""
+    """Unigram as in SentencePiece: `▁` for spaces (the decoder strips the first), bytes for unknown characters."""
     trained = Tokenizer(models.Unigram())
     trained.normalizer = normalizers.NFKC()
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trained.train_from_iterator(
         CORPUS[:2] * 4,
-        trainers.UnigramTrainer(vocab_size=70, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False),
+        trainers.UnigramTrainer(
+            vocab_size=70, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
+        ),
     )
     scores = dict(_pieces(trained))
     for b in range(256) if byte_fallback else ():
@@ -71,7 +73,8 @@ def wordpiece() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(cleanup=False)
     backend.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False)
+        CORPUS,
+        trainers.WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False),
     )
     return _wrap(backend, unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]")
 

@@ -6,7 +6,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cib_rl.errors import UserError
@@ -106,6 +106,7 @@ def test_a_request_has_no_place_for_a_prompt():
     assert {f.name for f in fields(PriorRequest)} == {"ids", "policy_mask", "values"}
 
 
+@settings(max_examples=15)
 @given(st.data())
 def test_equals_a_plain_forward_pass_of_a_real_model(data):
     """Several segments are one trace; environment tokens are context; any batch gives the same."""

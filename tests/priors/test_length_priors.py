@@ -56,7 +56,8 @@ def test_the_target_comes_from_the_task_row():
     segment = Segment([1], [9, 9, 9], [0.0] * 3, [1] * 3)
     t = Trajectory({"id": "q7", "target_tokens": 1}, 0, segments=[segment])
     assert prior.surprisal(requests_from([t], prior.columns))[0].tolist() == [-1, 1, 1]
-    for task, message in (({"id": "q7"}, "'q7' has no such column"), ({"id": "q8", "target_tokens": "1"}, "'q8' holds '1'")):
+    mistakes = [({"id": "q7"}, "'q7' has no such column"), ({"id": "q8", "target_tokens": "1"}, "'q8' holds '1'")]
+    for task, message in mistakes:
         with pytest.raises(PluginError, match=message):
             requests_from([Trajectory(task, 0, segments=[segment])], prior.columns)
 
@@ -72,9 +73,9 @@ def test_unknown_names_and_keys_are_clear_errors():
         make(name="unifrom")
     with pytest.raises(PluginError, match="known: language_model"):
         make(target=3)
-    with pytest.raises(PluginError, match="^prior 'laplace' has no keyword 'taget'.*did you mean 'target'"):
+    with pytest.raises(PluginError, match=r"^prior 'laplace' has no keyword 'taget'.*did you mean 'target'"):
         make(name="laplace", taget=3)
-    with pytest.raises(PluginError, match="no subclass of cib_rl.priors.Prior"):
+    with pytest.raises(PluginError, match="no subclass of"):
         make(name="collections:Counter")
 
 
