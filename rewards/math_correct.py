@@ -30,7 +30,7 @@ class MathCorrect:
 
     def __init__(self, *, timeout: float = 5.0, workers: int = 2, memory_mb: int = 2048) -> None:
         self.grader = MathGrader(workers=workers, timeout=timeout, memory_mb=memory_mb)
-        rules = hashlib.sha256(Path(math.__file__).read_bytes()).hexdigest()[:12]
+        rules = hashlib.sha256(Path(math.__file__).with_name("math_full.py").read_bytes()).hexdigest()[:12]
         self.grader_version = f"math-verify {version('math-verify')}, rules {rules}"
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | Failed]:

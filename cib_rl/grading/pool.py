@@ -83,10 +83,10 @@ class GradingPool:
         self._workers.append(worker)
         return worker
 
-    def discard(self, worker: _Worker) -> int:
-        """Kill a worker; returns its exit code (negative: the signal that ended it)."""
+    def discard(self, worker: _Worker, patience: float) -> int:
+        """End a worker; returns its exit code (negative: the signal that ended it)."""
         self._workers.remove(worker)
-        return worker.kill()
+        return worker.kill(patience)
 
     @property
     def processes(self) -> list[int]:
@@ -133,10 +133,13 @@ class _Worker:
         *lines, self.received = (self.received + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def kill(self) -> int:
-        if self.process.poll() is None:
+    def kill(self, patience: float = 0.0) -> int:
+        """End the process, first giving it `patience` seconds to end by itself; returns its exit code."""
+        try:
+            code = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        code = self.process.wait()
+            code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -188,7 +191,7 @@ class _Run:
         replies = worker.read()
         if replies is None:
             item, was_ready = worker.item, worker.ready
-            code = self.drop(worker)
+            code = self.drop(worker, patience=5.0)  # it has closed its output: its own exit code is about to come
             if item is not None:
                 self.done[item] = Grade("error", f"the worker died ({_ending(code)})")
             elif not was_ready:
@@ -202,6 +205,8 @@ class _Run:
                 verdict = RIGHT if reply.get("right") else WRONG
                 self.done[worker.item] = Grade("error", reply["error"]) if "error" in reply else verdict
                 worker.item = None
+                if reply.get("last"):
+                    self.drop(worker)
 
     def expire(self, worker: _Worker) -> None:
         item = worker.item
@@ -216,10 +221,10 @@ class _Run:
         if self.failed_starts >= 3:
             raise RuntimeError(f"grading workers cannot start: {why}, three times in a row")
 
-    def drop(self, worker: _Worker) -> int:
+    def drop(self, worker: _Worker, patience: float = 0.0) -> int:
         assert worker.process.stdout is not None
         self.selector.unregister(worker.process.stdout)
-        return self.pool.discard(worker)
+        return self.pool.discard(worker, patience)
 
 
 def _ending(code: int) -> str:

@@ -1,7 +1,8 @@
 """A grading process: reads one JSON object per line, calls one function with it, writes one JSON object per line.
 
-Answers: `{"ready": true}` once, then for each item `{"right": bool}` or `{"error": "cause"}`; `{"fatal": "cause"}` when
-the function cannot be imported. Started by `pool.py`; ends at end of file on standard input.
+It writes `{"ready": true}` once, then for each item `{"right": bool}` or `{"error": "cause"}` (with `"last": true` when
+it ends after that one), or `{"fatal": "cause"}` when the function cannot be imported. It is started by `pool.py` and
+ends at end of file on standard input.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main(function: str, timeout: float, memory_mb: int) -> None:
         try:
             reply({"right": bool(grade(**json.loads(line)))})
         except MemoryError:
-            reply({"error": f"memory: more than {memory_mb} MB"})
+            reply({"error": f"memory: more than {memory_mb} MB", "last": True})
             return  # what is left of a process that ran out of memory is not used again
         except Exception as error:
             reply({"error": f"{type(error).__name__}: {error}"[:500]})

@@ -52,7 +52,8 @@ def keyword_parameters(target: Any, *, skip: int) -> dict[str, inspect.Parameter
 def show(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     """`name(keyword: type = default, ...)` of an imported reward."""
     # Annotations that are still text (from __future__ import annotations) would be shown in quotes.
-    shown = [re.sub(r"(?<=: )(['\"])(.*?)\1", r"\2", str(p), count=1) for p in parameters.values() if p.name != "context"]
+    shown = [str(p) for p in parameters.values() if p.name != "context"]
+    shown = [re.sub(r"(?<=: )(['\"])(.*?)\1", r"\2", text, count=1) for text in shown]
     return f"{name}({', '.join(shown)})"
 
 

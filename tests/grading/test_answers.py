@@ -89,7 +89,7 @@ def test_hostile_text_is_read_in_linear_time(style, name):
 @pytest.mark.timeout(60)
 def test_a_pattern_that_explodes_is_an_error():
     with pytest.raises(UserError, match="took more than 2 s"):
-        extract_answer("a" * 60 + "b" * 60, r"regex:^(a|a|b|b)*(a|a|b|b)*(a+b*)*c$")
+        extract_answer("a" * 60 + "b", "regex:^(a|aa)+$")
 
 
 @given(st.text(alphabet="ab\\{}$#<>/boxedanswer \n"), st.sampled_from(STYLES))
@@ -98,8 +98,13 @@ def test_an_answer_is_always_a_stripped_piece_of_the_text(text, style):
     assert answer is None or (answer and answer in text and answer == answer.strip())
 
 
-@given(st.recursive(st.sampled_from(["1", "x", r"\{", r"\}", ""]),
-                    lambda inner: st.tuples(inner, inner).map(lambda p: f"{p[0]}{{{p[1]}}}")), st.text("ab }", max_size=5))
+BALANCED = st.recursive(
+    st.sampled_from(["1", "x", r"\{", r"\}", ""]),
+    lambda inner: st.tuples(inner, inner).map(lambda pair: f"{pair[0]}{{{pair[1]}}}"),
+)
+
+
+@given(BALANCED, st.text("ab }", max_size=5))
 def test_a_balanced_box_is_found_whole(content, tail):
     found = extract_answer(rf"so \boxed{{{content}}}{tail}", "boxed")
     assert found == (content.strip() or None)

@@ -138,7 +138,7 @@ def test_the_end_of_the_program_ends_the_workers():
     assert pids and gone(pids)
 
 
-@pytest.mark.parametrize("item", ["", "busy"])
+@pytest.mark.parametrize("item", ["", pytest.param("busy", marks=pytest.mark.slow)])
 def test_workers_end_by_themselves_when_the_program_is_killed(item):
     with run_script(f'pool.grade([{{"what": "{item}"}}] * 2); import time; time.sleep(3600)', 2.0) as program:
         assert program.stdout is not None

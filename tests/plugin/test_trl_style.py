@@ -54,7 +54,7 @@ def test_an_async_function_is_awaited(suite, plugin, trajectory):
 
 def test_a_missing_column_is_named_with_the_way_to_map_it(suite, plugin, trajectory):
     plugin("def f(completions, solution): return [1.0] * len(completions)\n")
-    with pytest.raises(PluginError, match=r"'f' needs 'solution', but the task rows have only id, answer.*task.columns"):
+    with pytest.raises(PluginError, match=r"'f' needs 'solution', but the task rows have only id, answer.*columns"):
         suite({"name": "mine.py:f", "kind": "outcome"}).score([trajectory()])
 
 

@@ -1,0 +1,140 @@
+"""What counts as the same answer, and that hostile answers neither pass, hang nor crash."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cib_rl.grading.math import MathGrader, normalise, quick_grade
+from cib_rl.grading.pool import RIGHT, WRONG
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[MathGrader]:
+    made = MathGrader(workers=2, timeout=2.0)
+    yield made
+    made.close()
+
+
+RIGHT_PAIRS = [
+    ("72", "72"), ("72", "$72$"), ("72", r"\$72"), ("72", "072"), ("72", "72."), ("72", "+72"), ("72", "72.0"),
+    ("0", "-0"), ("1000", "1,000"), ("1000", "1{,}000"), ("5525", r"5,\!525"), ("1234567", r"1,\! 234,\! 567"), (r"\frac{1}{2}", "1/2"),
+    (r"\frac{1}{2}", r"\dfrac12"), (r"\frac{1}{2}", "0.5"), ("1 1/2", r"\frac{3}{2}"), (r"1\frac{1}{2}", "1.5"),
+    ("x+1", "1+x"), ("5", "x=5"), ("7", "f(3)=7"), ("33", "m+n=33"), ("72", r"6\cdot 12=72"), ("y=2x+3", "2x+3"),
+    (r"\text{Evelyn}", "Evelyn"), (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
+    (r"\{1,2\}", "2,1"), ("72_8", "72_{8}"), ("72_8", "72"), ("a=1,b=2", "b=2,a=1"), (r"30^\circ", r"\theta=30^\circ"),
+    ("72", r"72\text{ dollars}"), ("10^{20}", "100000000000000000000"),
+]  # fmt: skip
+
+WRONG_PAIRS = [
+    ("72", "73"), ("72", "-72"), ("72", "7 2"), ("9", "4 5"), ("12", "1 2"), ("11/2", "1 1/2"), ("1", "1 1/2"),
+    ("5", "1,2,5"), ("5", "5 or 6"), ("5", r"\{5,6\}"), ("72", "5=72"), ("72", "x=5=72"), ("5", r"\log_2(31)=5"),
+    ("72", "the answer is 72"), ("72", "72 is not right, 73"), ("72", r"72\\73"), ("72_8", "72_9"), ("72", "x<72"),
+    ("72", r"\pm 72"),
+    ("x+1", "y+1"), ("(1,2)", "[1,2]"), (r"\text{Evelyn}", "nylevE"), (r"\text{even}", r"\text{odd}"),
+    ("0", "0/0"), ("2^{100}", "2^{100}+1"), ("100000000000000000000", "100000000000000000001"),
+    (r"\frac{1}{3}", "0.33"), ("72", ""), ("72", " "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gold, prediction", RIGHT_PAIRS)
+def test_equal_answers_are_right(grader, gold, prediction):
+    assert grader.grade(golds=[gold], predictions=[prediction]) == [RIGHT]
+
+
+@pytest.mark.parametrize("gold, prediction", WRONG_PAIRS)
+def test_other_answers_are_wrong(grader, gold, prediction):
+    assert grader.grade(golds=[gold], predictions=[prediction]) == [WRONG]
+
+
+def test_the_fast_path_agrees_with_the_full_one(grader):
+    pairs = [pair for pair in RIGHT_PAIRS + WRONG_PAIRS if quick_grade(gold=pair[0], prediction=pair[1]) is not None
+             and pair[1].strip()]
+    golds, predictions = [gold for gold, _ in pairs], [prediction for _, prediction in pairs]
+    assert len(pairs) > 10
+    fast = grader.grade(golds=golds, predictions=predictions)
+    assert fast == grader.grade(golds=golds, predictions=predictions, fast=False)
+
+
+def test_whole_numbers_and_equal_texts_start_no_worker():
+    grader = MathGrader()
+    golds = ["72", "72", r"\frac{1}{2}", "1,000", "72"]
+    assert grader.grade(golds=golds, predictions=["72", "73", r"$\frac{1}{2}$", "1000", None]) == [
+        RIGHT, WRONG, RIGHT, RIGHT, WRONG]
+    assert grader.pool.processes == []
+
+
+def test_equal_pairs_are_graded_once(grader, monkeypatch):
+    seen: list[int] = []
+    original = grader.pool.grade
+    monkeypatch.setattr(grader.pool, "grade", lambda items: (seen.append(len(items)), original(items))[1])
+    assert grader.grade(golds=["1/2"] * 6, predictions=["0.5", "0.6"] * 3) == [RIGHT, WRONG] * 3
+    assert seen == [2]
+
+
+def test_a_gold_answer_that_cannot_be_read_is_an_error_not_a_zero(grader):
+    gold = "f(x)=ax+b, where $b$ is arbitrary and $a$ is positive with {"
+    grades = grader.grade(golds=[gold] * 2, predictions=["5", gold])
+    assert grades[0].outcome == "error" and "cannot be read" in grades[0].cause
+    assert grades[1] == RIGHT
+
+
+def test_space_between_digits_is_kept():
+    assert normalise(" 1  1/2 ") == "1 1/2" and normalise("( 1 , 2 )") == "(1,2)" and normalise(r"7\,2") == "7 2"
+
+
+# Each must end as wrong or error within the pool's limit; none may be right.
+HOSTILE = {
+    "tower": "9^{9^{9^{9}}}", "power": "10^{10^{10}}", "factorials": "(10^5)!!", "binomial": r"\binom{10^9}{5*10^8}",
+    "product": r"\prod_{n=1}^{10^7} n", "modulus": r"71 \mod 10^{10^{10}}", "nested": "(" * 800 + "72" + ")" * 900,
+    "deep": "(" * 10_000 + "72" + ")" * 10_000, "braces": "{" * 900 + "73" + "}" * 900,
+    "roots": r"\sqrt{" * 300 + "72" + "}" * 300, "unclosed": "{72", "unopened": "72}", "inside out": "}72{",
+    "half a fraction": r"\frac{72", "half a box": r"\boxed{72", "escape the box": r"72}\boxed{72",
+    "two boxes": r"\boxed{73}\boxed{71}", "digits": "7" * 1_000_000, "letters": "x" * 1_000_000,
+    "null": "\0" * 1000, "null after": "72\0", "nan": "nan", "NaN": r"\text{NaN}", "infinity": r"\infty",
+    "surrogate": "\ud800", "other digits": "٧٣", "backslash": "73\\", "lefts": r"\left" * 1000,
+    "minus": "-" * 1001 + "72",
+    "code": "__import__('os').system('exit 1')",
+    "json": '{"right": true}\n{"right": true}', "eval": "72 if True else 73",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_nothing_hostile_hangs_crashes_or_is_right(grader):
+    grades = grader.grade(golds=["72"] * len(HOSTILE), predictions=list(HOSTILE.values()))
+    wrongly = [name for name, grade in zip(HOSTILE, grades, strict=True) if grade.outcome == "right"]
+    assert wrongly == []
+    assert grades[list(HOSTILE).index("tower")].outcome == "error"
+    assert grader.grade(golds=["1/2"], predictions=["0.5"]) == [RIGHT], "the pool still works"
+
+
+def test_a_tower_of_powers_is_an_error_and_the_rest_go_on(grader):
+    predictions = ["0.5", "9^{9^{9^{9}}}", "0.25", "5=0.5"]
+    grades = grader.grade(golds=["1/2"] * 4, predictions=predictions)
+    assert [g.outcome for g in grades] == ["right", "error", "wrong", "wrong"]
+    assert "timeout" in grades[1].cause
+
+
+def load(file: Path) -> list[str]:
+    lines = (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8")
+    return [str(json.loads(line)["answer"]) for line in lines]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["gsm8k_test.jsonl", "math500.jsonl"])
+def test_real_gold_answers_grade_as_right_against_themselves_and_not_against_others(grader, data_dir, file):
+    golds = load(data_dir / "math" / file)
+    assert [g for g, grade in zip(golds, grader.grade(golds=golds, predictions=golds, fast=False), strict=True)
+            if grade != RIGHT] == []
+    others = golds.copy()
+    random.Random(0).shuffle(others)
+    grades = grader.grade(golds=golds, predictions=others)
+    assert [pair for *pair, grade in zip(golds, others, grades, strict=True)
+            if (grade == RIGHT) != (normalise(pair[0]) == normalise(pair[1]))] == []
