@@ -57,15 +57,17 @@ def _load(settings: SFTModel, rows: list[Row]) -> tuple[PreTrainedModel, PreTrai
     """The model to train and its tokenizer, by the settings' order of preference."""
     source = settings.tokenizer or settings.model
     try:
-        if source:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        else:
-            tokenizer = train_bpe(rows, settings.vocab_size) if rows else build_tokenizer()
+        tokenizer = AutoTokenizer.from_pretrained(source) if source else _new_tokenizer(settings, rows)
         if settings.model:
             return AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32), tokenizer
     except (OSError, ValueError) as error:
         raise UserError(f"sft: cannot load a model or tokenizer from {source!r}: {error}") from error
     return new_model(settings.shape, tokenizer), tokenizer
+
+
+def _new_tokenizer(settings: SFTModel, rows: list[Row]) -> PreTrainedTokenizerBase:
+    """Countdown's tokenizer, or a BPE of the file's rows with the chat template of the settings."""
+    return train_bpe(rows, settings.vocab_size, settings.chat_template) if rows else build_tokenizer()
 
 
 def _optimizers(model: PreTrainedModel, settings: SFTModel) -> list[torch.optim.Optimizer]:
@@ -92,11 +94,14 @@ def rate(step: int, settings: SFTModel) -> float:
 
 def _examples(settings: SFTModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
     """An endless stream of examples: fresh demonstrations, or the file's rows in a new order in each epoch."""
+    encode = partial(
+        tokenize, tokenizer=tokenizer, blind=settings.blind, max_length=settings.max_length, suffix=settings.suffix
+    )
     if not rows:
         stream = countdown_rows(settings.countdown, settings.seed)
         while True:
-            yield from tokenize(list(islice(stream, CHUNK)), tokenizer, settings.blind, settings.max_length)[0]
-    examples, left_out = tokenize(rows, tokenizer, settings.blind, settings.max_length)
+            yield from encode(list(islice(stream, CHUNK)))[0]
+    examples, left_out = encode(rows)
     if left_out:
         print(f"sft: {left_out} of {len(rows)} rows are longer than max_length {settings.max_length}: left out")
     if not examples:
@@ -145,7 +150,8 @@ def train_one(settings: SFTModel, folder: Path, report: Report) -> None:
         examples = list(islice(stream, settings.batch_size))
         learned = sum(len(example.ids) - example.start for example in examples)
         for batch in micro_batches(examples, settings.micro_batch_tokens, pad_id):
-            logits_BTV = model(input_ids=batch.input_ids, use_cache=False).logits
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast_bf16):
+                logits_BTV = model(input_ids=batch.input_ids, use_cache=False).logits
             loss = functional.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum")
             (loss / learned).backward()
             loss_sum += float(loss.detach())

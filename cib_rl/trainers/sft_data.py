@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cib_rl.countdown.problems import CountdownSettings, problem_stream
 from cib_rl.countdown.solver import demonstrate
+from cib_rl.environments.base import encode_prompt
 from cib_rl.errors import UserError
+from cib_rl.recipe import EnvironmentSection
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ def countdown_rows(settings: CountdownSettings, seed: int) -> Iterator[Row]:
 
 
 def tokenize(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, blind: bool, max_length: int
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, blind: bool, max_length: int, suffix: str = ""
 ) -> tuple[list[Example], int]:
     """Examples no longer than `max_length` tokens, and the number of rows left out because they were longer.
 
-    With `blind` the prompt is left out and its place taken by one token, bos (eos where the tokenizer has no bos): a
-    prior that never sees a prompt predicts the completion's first token from that token alone.
+    Prompts (each with `suffix` after it) are encoded as the environments do it: through the chat template where there
+    is one.  With `blind` the prompt is left out and its place taken by one token, bos (eos where the tokenizer has no
+    bos): a prior that never sees a prompt predicts the completion's first token from that token alone.
 
     Raises:
         UserError: the tokenizer has no eos token.
@@ -100,7 +104,8 @@ def tokenize(
     completions = tokenizer([row.completion for row in rows], add_special_tokens=False)["input_ids"]
     prompts = [opening] * len(rows)
     if not blind:
-        prompts = tokenizer([row.prompt for row in rows], add_special_tokens=False)["input_ids"]
+        section = EnvironmentSection(max_completion_length=max_length, suffix=suffix)
+        prompts = [encode_prompt(row.prompt, section, tokenizer) for row in rows]
     examples = [
         Example((*(prompt or opening), *completion, eos), len(prompt or opening))
         for prompt, completion in zip(prompts, completions, strict=True)
@@ -135,8 +140,12 @@ def micro_batches(examples: list[Example], token_budget: int, pad_id: int) -> li
     return [collate(group, pad_id) for group in groups]
 
 
-def train_bpe(rows: list[Row], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `rows`; any text round-trips.  Numbers are split into digits."""
+def train_bpe(rows: list[Row], vocab_size: int, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `rows`; any text round-trips.  Numbers are split into digits.
+
+    The marks of `chat_template`, such as <|user|>, become special tokens.
+    """
+    marks = dict.fromkeys(["<|pad|>", "<|eos|>", "<|bos|>", *re.findall(r"<[|｜]\w+[|｜]>", chat_template or "")])
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -144,13 +153,14 @@ def train_bpe(rows: list[Row], vocab_size: int) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|pad|>", "<|eos|>", "<|bos|>"],
+        special_tokens=list(marks),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator((text for row in rows for text in (row.prompt, row.completion)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
+        chat_template=chat_template,
         bos_token="<|bos|>",
         eos_token="<|eos|>",
         pad_token="<|pad|>",

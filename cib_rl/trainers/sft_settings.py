@@ -39,6 +39,10 @@ class SFTModel(BaseModel):
     vocab_size: int = Field(
         4096, ge=259, description="of a newly trained BPE (256 bytes and 3 special tokens at least)"
     )
+    chat_template: str | None = Field(
+        None, description="Jinja text for a newly trained BPE; the <|marks|> in it become special tokens"
+    )
+    suffix: str = Field("", description="added after each prompt: the environment.suffix of later recipes")
     blind: bool = Field(False, description="leave the prompt out (bos in its place): trains a prior")
     max_length: int = Field(246, gt=1, description="longer rows are left out; prompt and eos counted")
     steps: int = Field(3000, gt=0)
@@ -51,6 +55,7 @@ class SFTModel(BaseModel):
     warmup_steps: int = Field(20, ge=0)
     decay_share: float = Field(0.6, gt=0, le=1, description="last share of the steps, in which the rate falls to 0")
     max_grad_norm: float = Field(1.0, gt=0)
+    autocast_bf16: bool = Field(False, description="forward and backward in bfloat16; weights stay float32")
     save_every: int = Field(500, gt=0, description="steps between half-trained copies beside the output")
     log_every: int = Field(20, gt=0)
     seed: int = 0
