@@ -70,7 +70,9 @@ def plot_training(folder: str | Path, path: str | Path) -> Path:
     if not file.is_file():
         raise UserError(f"{folder}: nothing to plot (no metrics.jsonl)")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    panels = [p for p in _PANELS if any(row.get(p[0]) is not None for row in rows)]
+    found = {p: sum(row.get(p[0]) is not None for row in rows) for p in _PANELS}
+    # What is measured only now and then makes a curve once there are two points, unless the run has no more steps.
+    panels = [p for p in _PANELS if found[p] >= min(2, max(found.values())) and found[p] > 0]
     if not panels:
         raise UserError(f"{file}: nothing to plot (no step has been logged)")
     columns = min(3, len(panels))
@@ -85,7 +87,7 @@ def plot_training(folder: str | Path, path: str | Path) -> Path:
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
         if from_zero and min(values, default=0) >= 0:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.08 * axis.get_ylim()[1] or 1)
     for axis in axes[max(0, len(panels) - columns) : len(panels)]:  # the lowest panel of each column
         axis.set_xlabel("training step")
     for axis in axes[len(panels) :]:

@@ -68,10 +68,11 @@ def score_rows(
         ]
     pairs = list(zip(graded, trajectories, strict=True))
     if processes > 1:
-        from accelerate.utils import gather_object
-
+        parts: list[Any] = [None] * processes
+        torch.distributed.all_gather_object(parts, pairs)
         order = {str(row["id"]): position for position, row in enumerate(rows)}
-        pairs = sorted(gather_object(pairs), key=lambda pair: (order[pair[0].question], pair[0].sample))
+        together = (pair for part in parts for pair in part)
+        pairs = sorted(together, key=lambda pair: (order[pair[0].question], pair[0].sample))
     return EvalResult(
         samples=[sample for sample, _ in pairs],
         questions=[str(row["id"]) for row in rows],
