@@ -154,7 +154,7 @@ def test_templates_that_open_the_thinking_in_the_prompt(template):
     assert prompt.endswith("<think>\n")
     assert reasoning("3*7=21\n</think>\n\nIt is 21.", prompt) == ["3*7=21\n</think>"]
     assert reasoning("3*7=21, wait", prompt) == ["3*7=21, wait"]  # never closed: all of it
-    assert reasoning("<think>3</think>21", prompt) == ["<think>3</think>"]  # opened once more
+    assert reasoning("hm <think>3</think>21", prompt) == ["hm <think>3</think>"]  # opened once more
     assert reasoning("", prompt) == [""]
 
 
