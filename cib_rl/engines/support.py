@@ -95,16 +95,15 @@ def _decoding_gap(engine: TransformersEngine) -> tuple[float, float]:
     engine._begin()
     device, cache = engine._device, engine._cache
     try:
-        cache.reserve(2, max(lengths) + steps)
+        cache.reserve(2, max(lengths) + steps, 2)
         cache.begin_prefill([0, 1], [0, 1])
         prefix = torch.tensor([s[: max(lengths)] + [0] * (max(lengths) - len(s)) for s in sequences], device=device)
         engine._forward(prefix, torch.arange(prefix.shape[1], device=device).expand(2, -1), None)
         for step in range(steps):
             at_B = torch.tensor([n + step for n in lengths], device=device)
-            longest = int(at_B.max()) + 1
-            cache.begin_step(at_B, longest)
+            cache.begin_step(at_B)
             ids = torch.tensor([[s[n + step]] for s, n in zip(sequences, lengths, strict=True)], device=device)
-            logits = engine._forward(ids, at_B[:, None], engine._mask(at_B, longest))
+            logits = engine._forward(ids, at_B[:, None], engine._mask(at_B))
             for row, (s, n) in enumerate(zip(sequences, lengths, strict=True)):
                 plain = engine._plain_logits(torch.tensor([s[: n + step + 1]], device=device))
                 gap = max(gap, float((logits[row].float().log_softmax(-1) - plain.log_softmax(-1)).abs().max()))

@@ -173,9 +173,8 @@ class TransformersEngine(PumpedEngine):
         for i, row in enumerate(self._rows[first:], start=first):
             if row.length:
                 members.setdefault(tuple(row.request.prompt_ids[:-1]), []).append(i)
-        # Room for what is likely to come: everything for short answers, doubling for long ones.
-        wanted = max(len(r.request.prompt_ids) + min(r.request.sampling.max_tokens, 512) for r in self._rows[first:])
-        self._cache.reserve(len(self._rows), min(wanted, self.max_model_len))
+        longest = max(row.length for row in self._rows) + 1
+        self._cache.reserve(len(self._rows), longest, self.max_num_seqs)
         prompts = sorted(members, key=lambda p: (len(p), p))
         for batch in pack_by_tokens([len(p) for p in prompts], _PREFILL_TOKENS) if prompts else []:
             chosen = [prompts[k] for k in batch]
@@ -190,12 +189,11 @@ class TransformersEngine(PumpedEngine):
     def _step(self) -> list[Finished]:
         rows = self._rows
         lengths = [row.length for row in rows]
-        longest = max(lengths) + 1
-        self._cache.reserve(len(rows), longest)
+        self._cache.reserve(len(rows), max(lengths) + 1, self.max_num_seqs)
         lengths_B = torch.tensor(lengths, device=self._device)
-        self._cache.begin_step(lengths_B, longest)
+        self._cache.begin_step(lengths_B)
         ids_B1 = torch.tensor([row.last for row in rows], device=self._device)[:, None]
-        logits_BV = self._forward(ids_B1, lengths_B[:, None], self._mask(lengths_B, longest))
+        logits_BV = self._forward(ids_B1, lengths_B[:, None], self._mask(lengths_B))
         if self._sampler is None:
             self._sampler = BatchSampler([row.sampling for row in rows], sorted(self.eos_ids), self._device)
         uniforms_B = torch.tensor([next(row.uniforms) for row in rows], dtype=torch.float64, device=self._device)
@@ -261,9 +259,9 @@ class TransformersEngine(PumpedEngine):
 
     # ------------------------------------------------------------ the model
 
-    def _mask(self, lengths_B: torch.Tensor, longest: int) -> torch.Tensor:
-        """What each row's new token sees: 0 up to its own position, -inf beyond. Shape (B, 1, 1, longest)."""
-        unseen = torch.arange(longest, device=self._device) > lengths_B[:, None]
+    def _mask(self, lengths_B: torch.Tensor) -> torch.Tensor:
+        """What each row's new token sees: 0 up to its own position, -inf beyond. Shape (B, 1, 1, positions)."""
+        unseen = torch.arange(self._cache.positions, device=self._device) > lengths_B[:, None]
         dtype = self._autocast or self._dtype
         mask = torch.zeros(unseen.shape, dtype=dtype, device=self._device).masked_fill_(unseen, -torch.inf)
         return mask[:, None, None]

