@@ -38,7 +38,7 @@ def like_length_logps(
         passes = pack_by_tokens(lengths, token_budget)
         wanted = pass_count(len(passes))
         if wanted != len(passes):
-            passes = pack_into(lengths, wanted)
+            passes = pack_into(lengths, wanted, token_budget=token_budget)
     pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     for rows in passes:
         width = max(lengths[i] for i in rows)
