@@ -16,6 +16,7 @@ from fractions import Fraction
 MAX_CHARACTERS = 200  # an honest expression is far shorter; keeps the parser's depth bounded
 MAX_DEPTH = 50  # of parentheses
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
+_FOREIGN = re.compile(r"[^-+*/()0-9 \t\r\n]+")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -38,9 +39,8 @@ class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS:
             raise _Malformed(f"longer than {MAX_CHARACTERS} characters")
-        leftover = _TOKEN.sub("", text).strip(" \t\r\n")
-        if leftover:
-            raise _Malformed(f"{leftover.split()[0]!r} is not part of an expression")
+        if foreign := _FOREIGN.search(text):
+            raise _Malformed(f"{foreign.group()!r} is not part of an expression")
         self.tokens = _TOKEN.findall(text)
         self.at = 0
         self.depth = 0

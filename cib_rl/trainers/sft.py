@@ -29,7 +29,7 @@ from cib_rl.errors import UserError
 from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, read_jsonl, tokenize, train_bpe
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
-CHUNK = 4096  # demonstrations tokenized at a time
+CHUNK = 512  # demonstrations tokenized at a time
 Report = Callable[[dict[str, Any]], None]
 
 
