@@ -22,8 +22,10 @@ def resolve_model(reference: str, base_dir: Path) -> str:
     if reference.startswith("shipped:"):
         path = SHIPPED / reference.removeprefix("shipped:")
         if not path.is_dir():
-            raise UserError(f"model: no shipped weights {reference!r}; the package holds "
-                            + ", ".join(f"shipped:{p.parent.relative_to(SHIPPED)}" for p in sorted(SHIPPED.rglob("config.json"))))
+            raise UserError(
+                f"model: no shipped weights {reference!r}; the package holds "
+                + ", ".join(f"shipped:{p.parent.relative_to(SHIPPED)}" for p in sorted(SHIPPED.rglob("config.json")))
+            )
         return str(path)
     path = base_dir / Path(reference).expanduser()
     if not path.exists():
@@ -65,7 +67,8 @@ def load_policy(reference: str, dtype: str = "float32") -> PreTrainedModel:
         if (Path(reference) / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
 
-            return AutoPeftModelForCausalLM.from_pretrained(reference, **kwargs).merge_and_unload()
+            merged: PreTrainedModel = AutoPeftModelForCausalLM.from_pretrained(reference, **kwargs).merge_and_unload()
+            return merged.requires_grad_(True)  # peft froze the base
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(reference, **kwargs)
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load {reference!r}: {error}") from error

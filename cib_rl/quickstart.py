@@ -1,4 +1,4 @@
-"""The quickstart: train the embedded default, evaluate before and after on held-out problems, plot, and say what came out."""
+"""The quickstart: train the embedded default, evaluate before and after, plot, and say what came out."""
 
 from __future__ import annotations
 

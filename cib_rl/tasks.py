@@ -71,7 +71,9 @@ def _from_hub(section: TaskSection, base_dir: Path) -> list[Row]:
     try:
         dataset = load_dataset(path, config, split=section.split)
     except Exception as error:
-        raise UserError(f"task.path: cannot load data set {section.path!r}, split {section.split!r}: {error}") from error
+        raise UserError(
+            f"task.path: cannot load data set {section.path!r}, split {section.split!r}: {error}"
+        ) from error
     return [_to_row(dict(source), section, f"{section.path}, row {i}", i) for i, source in enumerate(dataset)]
 
 
@@ -106,7 +108,8 @@ def _to_row(source: Any, section: TaskSection, where: str, index: int) -> Row:
     for column in ("prompt", "answer"):
         if row.get(column) is None:
             raise UserError(
-                f"{where}: no {column!r}; it has {', '.join(source)}. Map one with task.columns, e.g. {{{column}: NAME}}"
+                f"{where}: no {column!r}; it has {', '.join(source)}. Map one with task.columns, e.g. "
+                f"{{{column}: NAME}}"
             )
     if not isinstance(row["prompt"], (str, list)) or not row["prompt"]:
         raise UserError(f"{where}: `prompt` must be a text or a list of messages that is not empty")

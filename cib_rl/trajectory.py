@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an episode (or one generation of it) ended; reported by the engine, never inferred from token ids."""
 
     EOS = "eos"  # the model sampled one of its end-of-sequence ids

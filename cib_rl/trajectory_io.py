@@ -75,7 +75,9 @@ def _from_record(record: dict[str, Any]) -> Trajectory:
         group=record["group"],
         member=record["member"],
         segments=[Segment(**segment) for segment in record["segments"]],
-        turns=[Turn(**{**turn, "stop_reason": StopReason(turn["stop_reason"])}) for turn in json.loads(record["turns"])],
+        turns=[
+            Turn(**{**turn, "stop_reason": StopReason(turn["stop_reason"])}) for turn in json.loads(record["turns"])
+        ],
         stop_reason=StopReason(record["stop_reason"]) if record["stop_reason"] else None,
         text=record["text"],
         policy_text=record["policy_text"],

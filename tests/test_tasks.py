@@ -50,7 +50,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, text, match):
 
 
 def test_a_missing_file_column_or_source_is_named(tmp_path):
-    with pytest.raises(UserError, match="no file .*none.jsonl"):
+    with pytest.raises(UserError, match=r"no file .*none\.jsonl"):
         load_rows(TaskSection(name="jsonl", path="none.jsonl"), tmp_path)
     _write(tmp_path / "a.jsonl", [{"q": "x", "answer": 1}])
     with pytest.raises(UserError, match=r"no column 'Q' \(task.columns.prompt\)"):
@@ -90,7 +90,10 @@ def test_a_hub_data_set_is_read_from_local_files_of_the_same_format(tmp_path):
     folder.mkdir()
     _write(folder / "train.jsonl", [{"question": "q", "answer": "x #### 7"}])
     section = TaskSection(
-        name="hub", path="gsm8k", columns={"prompt": "question"}, answer_after="####",
+        name="hub",
+        path="gsm8k",
+        columns={"prompt": "question"},
+        answer_after="####",
     )
     (row,) = load_rows(section, tmp_path)
     assert (row["prompt"], row["answer"], row["id"]) == ("q", "7", "0")

@@ -78,7 +78,10 @@ def test_parquet_gives_back_what_was_written(tmp_path_factory, script):
         assert (a.prompt_ids, a.completion_ids, a.policy_mask) == (b.prompt_ids, b.completion_ids, b.policy_mask)
         assert [x for x in a.logprobs if x == x] == [x for x in b.logprobs if x == x]
     assert (read.turns, read.stop_reason, read.text, read.answer) == (
-        trajectory.turns, StopReason.LENGTH, trajectory.text, None,
+        trajectory.turns,
+        StopReason.LENGTH,
+        trajectory.text,
+        None,
     )
     assert (read.rewards, read.tracks, read.task) == (trajectory.rewards, trajectory.tracks, trajectory.task)
 

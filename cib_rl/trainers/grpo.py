@@ -1,7 +1,7 @@
 """GRPO: TRL's learning side under our rollout side.
 
-The main loop is TRL's `training_step`: it asks `_prepare_inputs` for the next micro-batch, computes TRL's loss on it and
-steps the optimizer. What is replaced, and nothing else:
+The main loop is TRL's `training_step`: it asks `_prepare_inputs` for the next micro-batch, computes TRL's loss on it
+and steps the optimizer. What is replaced, and nothing else:
 
 * `_prepare_inputs`: a new window when the last one is used up, else its next micro-batch;
 * `_get_per_token_logps_and_entropies`: passes of like length without the window's padding;
@@ -38,8 +38,17 @@ from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.passes import like_length_logps
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
-LOSS_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "advantages",
-             "num_items_in_batch", "old_per_token_logps", "ref_per_token_logps")
+LOSS_KEYS = (
+    "prompt_ids",
+    "prompt_mask",
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "advantages",
+    "num_items_in_batch",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+)
 
 
 def _never_called(**_: Any) -> list[float]:
@@ -92,8 +101,12 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             if len(advantage) == len(trajectory.completion_ids):
                 trajectory.set_track("advantage", advantage.tolist())
         batch = pad_window(
-            window.trajectories, advantages, window.in_loss, pad_id=self._tokenizer.pad_token_id,
-            multiple_of=self.args.steps_per_generation, device=self.accelerator.device,
+            window.trajectories,
+            advantages,
+            window.in_loss,
+            pad_id=self._tokenizer.pad_token_id,
+            multiple_of=self.args.steps_per_generation,
+            device=self.accelerator.device,
         )
         scored = time.perf_counter()
         self._add_logps(batch)
@@ -136,8 +149,11 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
                 if several_updates:
                     batch["old_per_token_logps"] = old_BT
                 weights_BT, stats = importance_weights(
-                    old_BT, batch["engine_logps"], batch["tool_mask"],
-                    clip_max=section.importance.clip_max, clip_min=section.importance.clip_min,
+                    old_BT,
+                    batch["engine_logps"],
+                    batch["tool_mask"],
+                    clip_max=section.importance.clip_max,
+                    clip_min=section.importance.clip_min,
                 )
                 if correct:
                     batch["advantages"] = batch["advantages"] * weights_BT
@@ -153,7 +169,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         return self._window_index == 0 or (every > 0 and self.state.global_step % every == 0)
 
     def _check_gap(self, trainer_logps_BT: torch.Tensor, batch: Batch) -> None:
-        """Log the largest and 99% gap of log-probabilities over all processes; stop the run when it is over the limit."""
+        """Log the largest and 99% gap of log-probabilities over all processes; stop the run when over the limit."""
         used = batch["tool_mask"].bool() & ~torch.isnan(batch["engine_logps"])
         gap = (trainer_logps_BT - batch["engine_logps"])[used].abs().float()
         exact = trainer_logps_BT.dtype == torch.float32 and not self.args.bf16 and self.model.dtype == torch.float32
@@ -232,8 +248,12 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             return outputs.log_probs, outputs.entropy if compute_entropy else None
 
         logps_BT, entropies_BT = like_length_logps(
-            forward, input_ids, attention_mask, logits_to_keep,
-            pad_id=self._tokenizer.pad_token_id, token_budget=self.recipe.trainer.token_budget,
+            forward,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            pad_id=self._tokenizer.pad_token_id,
+            token_budget=self.recipe.trainer.token_budget,
             pass_count=self._agreed_pass_count,
         )
         return logps_BT, entropies_BT, torch.stack(aux_losses).mean() if aux_losses else None
@@ -257,7 +277,9 @@ def completions_per_process(recipe: Recipe, processes: int) -> int:
     share = section.prompts_per_step // processes * recipe.sampling.group_size
     micro = section.micro_batch_size or share
     if share % micro:
-        raise UserError(f"trainer.micro_batch_size: {micro} does not divide the {share} completions of a process and step")
+        raise UserError(
+            f"trainer.micro_batch_size: {micro} does not divide the {share} completions of a process and step"
+        )
     return share
 
 

@@ -65,7 +65,9 @@ def every_token(trajectories):
 
 def write_tasks(path: Path, count: int = 16) -> None:
     """`count` rows of JSON Lines with prompts of different lengths."""
-    path.write_text("".join(f'{{"id": {i}, "prompt": "{"abc" * (i % 3)}q{i} ", "answer": "{i}"}}\n' for i in range(count)))
+    path.write_text(
+        "".join(f'{{"id": {i}, "prompt": "{"abc" * (i % 3)}q{i} ", "answer": "{i}"}}\n' for i in range(count))
+    )
 
 
 def tiny_recipe(model: Path, folder: Path, **changes: object) -> Recipe:

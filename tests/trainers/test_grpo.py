@@ -99,7 +99,8 @@ def test_gradient_does_not_depend_on_the_accumulation_layout(tmp_path, tiny_mode
         folder = tmp_path / str(micro)
         folder.mkdir()
         recipe = tiny_recipe(
-            tiny_model_dir, folder,
+            tiny_model_dir,
+            folder,
             **{"trainer.steps": 1, "trainer.loss": loss, "trainer.micro_batch_size": micro, "trainer.token_budget": 40},
         )
         gradients.append(_first_gradient(recipe, monkeypatch)[0])
@@ -109,8 +110,12 @@ def test_gradient_does_not_depend_on_the_accumulation_layout(tmp_path, tiny_mode
 
 def test_token_rewards_reach_the_loss_as_their_sum(tmp_path, tiny_model_dir, monkeypatch):
     recipe = tiny_recipe(
-        tiny_model_dir, tmp_path,
-        **{"trainer.steps": 1, "rewards": [{"name": f"{HERE}:even_length"}, {"name": f"{HERE}:every_token", "weight": 0.1}]},
+        tiny_model_dir,
+        tmp_path,
+        **{
+            "trainer.steps": 1,
+            "rewards": [{"name": f"{HERE}:even_length"}, {"name": f"{HERE}:every_token", "weight": 0.1}],
+        },
     )
     _, trainer = _first_gradient(recipe, monkeypatch)
     for t in read_trajectories(trainer.run_folder.path / "trajectories" / "step-000000-rank0.parquet"):
@@ -142,7 +147,8 @@ def test_an_engine_that_disagrees_with_the_trainer_stops_the_run(tmp_path, tiny_
 def test_flat_groups_are_replaced_from_the_stream_up_to_the_cap(tmp_path, tiny_model_dir, monkeypatch):
     filtering = {"zero_variance": "outcome", "max_extra_groups": 3}
     recipe = tiny_recipe(
-        tiny_model_dir, tmp_path,
+        tiny_model_dir,
+        tmp_path,
         **{"sampling.group_size": 2, "trainer.prompts_per_step": 4, "trainer.steps": 3, "trainer.filter": filtering},
     )
     _, trainer = _first_gradient(recipe, monkeypatch)
@@ -157,7 +163,8 @@ def test_flat_groups_are_replaced_from_the_stream_up_to_the_cap(tmp_path, tiny_m
 
 def test_nothing_left_to_learn_from_is_a_clear_error(tmp_path, tiny_model_dir, monkeypatch):
     recipe = tiny_recipe(
-        tiny_model_dir, tmp_path,
+        tiny_model_dir,
+        tmp_path,
         **{"sampling.group_size": 1, "trainer.filter": {"zero_variance": "outcome", "max_extra_groups": 1}},
     )
     with pytest.raises(UserError, match="nothing to learn from in this window"):
@@ -198,8 +205,18 @@ def test_trl_reads_from_a_batch_what_we_think_it_reads():
         is_get = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"
         if is_get and getattr(node.func.value, "id", "") == "inputs":
             read.add(node.args[0].value)
-    multimodal = {"pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
-                  "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"}
+    multimodal = {
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
+    }
     # Only with TRL's own vLLM, which is never switched on here.
     engine = {"importance_sampling_ratio", "sampling_per_token_logps"}
     assert read - multimodal - engine == set(LOSS_KEYS)

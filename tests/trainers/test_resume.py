@@ -26,7 +26,8 @@ LAYOUTS = {
     "mid-window": {"trainer.steps_per_window": 2},
     "two iterations": {"trainer.steps_per_window": 2, "trainer.num_iterations": 2},
     "filtering": {
-        "trainer.filter": {"zero_variance": "outcome", "max_extra_groups": 2}, "sampling.group_size": 2,
+        "trainer.filter": {"zero_variance": "outcome", "max_extra_groups": 2},
+        "sampling.group_size": 2,
         "trainer.prompts_per_step": 4,
     },
     "accumulation and KL": {"trainer.micro_batch_size": 4, "trainer.kl": 0.01},
@@ -55,7 +56,8 @@ def _assert_same_run(folder, other, last):
             (t.group, t.member, t.completion_ids, t.rewards) for t in right
         ]
         np.testing.assert_array_equal(
-            np.concatenate([t.tracks["advantage"] for t in left]), np.concatenate([t.tracks["advantage"] for t in right])
+            np.concatenate([t.tracks["advantage"] for t in left]),
+            np.concatenate([t.tracks["advantage"] for t in right]),
         )
     assert sorted(p.name for p in (folder / "trajectories").iterdir()) == sorted(
         p.name for p in (other / "trajectories").iterdir()
@@ -66,8 +68,15 @@ def _recipe(tiny_model_dir, folder, **changes):
     folder.mkdir(exist_ok=True)
     # 16 rows, 2 to 4 of them a step: a run of 10 steps is in its second epoch, or third, when it ends.
     return tiny_recipe(
-        tiny_model_dir, folder,
-        **{"trainer.steps": 10, "trainer.save_every": 5, "deterministic": True, "engine": {"max_logprob_gap": 100.0}, **changes},
+        tiny_model_dir,
+        folder,
+        **{
+            "trainer.steps": 10,
+            "trainer.save_every": 5,
+            "deterministic": True,
+            "engine": {"max_logprob_gap": 100.0},
+            **changes,
+        },
     )
 
 

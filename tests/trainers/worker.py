@@ -21,7 +21,9 @@ class Keep(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self.kept is None:
             self.kept = {
-                n.removeprefix("module."): p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None
+                n.removeprefix("module."): p.grad.detach().clone()
+                for n, p in model.named_parameters()
+                if p.grad is not None
             }
 
 
