@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,14 @@ def prepare(
         require_free(base_dir / recipe.output / recipe.run_name)
     suite = RewardSuite(recipe.rewards, context)
     engine: Engine | None = None
+    merged = ExitStack()
     try:
         check_recipe_golds(recipe, rows, suite)
+        plain = merged.enter_context(_plain_model(recipe, reference))
         model = _make_policy(recipe, reference)
-        engine = make_engine(recipe, reference, model, tokenizer)
+        if recipe.lora is None:
+            model.config._name_or_path = plain  # TRL loads the reference model from there
+        engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state)
         rollouts = Rollouts(environment, engine, tokenizer, recipe.environment.answer)
@@ -136,6 +141,7 @@ def prepare(
         if engine is not None:
             engine.close()
         suite.close()
+        merged.close()
 
 
 def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState) -> RunFolder:
@@ -156,6 +162,18 @@ def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state:
         folder = RunFolder(path[0])
     state.wait_for_everyone()
     return folder
+
+
+@contextmanager
+def _plain_model(recipe: Recipe, reference: str) -> Iterator[str]:
+    """`reference`, or where it is a LoRA folder and vLLM or the reference model must load it: a merged copy of it."""
+    needed = recipe.engine.name == "vllm" or (recipe.trainer.kl > 0 and recipe.lora is None)
+    if not needed or not (Path(reference) / "adapter_config.json").is_file():
+        yield reference
+        return
+    with tempfile.TemporaryDirectory(prefix="cib-rl-merged-") as folder:
+        load_policy(reference, recipe.trainer.dtype).save_pretrained(folder)
+        yield folder
 
 
 def _make_policy(recipe: Recipe, reference: str) -> PreTrainedModel:
@@ -248,4 +266,3 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
     )
     arguments.num_generations = group  # TRL refuses 1 in its constructor only
     return arguments
-
