@@ -81,6 +81,7 @@ def score_rows(
             "seed": seed,
             "sampling": {k: v for k, v in asdict(sampling).items() if k not in ("seed", "max_tokens", "stop")},
             "answer": rollouts.answer_style,
+            "special_tokens": list(rollouts.tokenizer.all_special_tokens),
             "rewards": suite.names,
             **(settings or {}),
         },
@@ -121,15 +122,18 @@ def _grade(trajectories: list[Trajectory], suite: RewardSuite, seeds: Sequence[i
 def regrade(result: EvalResult, suite: RewardSuite, *, answer_style: str | None = None) -> EvalResult:
     """Grade the saved answers again, without generating: after a change of grader, of rewards, or of `answer_style`.
 
-    `result` must hold its trajectories (`load_result(folder, trajectories=True)`). Named numbers that were measured
+    `result` must hold its trajectories (`load_result(folder, trajectories=True)`). Answers stay as they were read,
+    unless `answer_style` says where else to look. Named numbers that were measured
     before stay, except the rewards'. Raises UserError without trajectories.
     """
     if result.trajectories is None:
         raise UserError("this result does not hold its trajectories; load it with trajectories=True")
-    style = answer_style or result.settings.get("answer")
+    marks = result.settings.get("special_tokens", [])  # an end-of-sequence token is no part of an answer
     trajectories = []
     for old in result.trajectories:
-        answer = extract_answer(old.policy_text, style) if style else old.answer
+        answer = old.answer
+        if answer_style is not None:
+            answer = extract_answer(old.policy_text, answer_style, special_tokens=marks)
         trajectories.append(replace(old, answer=answer, rewards={}, errors=list(old.errors)))
     graded = _grade(trajectories, suite, [sample.seed for sample in result.samples])
     graded = [
@@ -140,6 +144,11 @@ def regrade(result: EvalResult, suite: RewardSuite, *, answer_style: str | None 
         result,
         samples=graded,
         trajectories=trajectories,
-        settings={**result.settings, "answer": style, "rewards": suite.names, "regraded": True},
+        settings={
+            **result.settings,
+            "answer": answer_style or result.settings.get("answer"),
+            "rewards": suite.names,
+            "regraded": True,
+        },
         versions={**result.versions, "grading": package_versions()},
     )

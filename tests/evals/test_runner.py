@@ -105,7 +105,8 @@ def test_a_folder_that_is_no_model_and_an_output_in_use_are_refused(tiny_model_d
         evaluate(str(tmp_path), tiny, data=rows)
     (tmp_path / "used").mkdir()
     with pytest.raises(UserError, match="used exists"):
-        evaluate(str(tiny_model_dir), tiny, data=rows, output=tmp_path / "used")
+        # The model does not exist either: the output is looked at first, before anything is loaded or sampled.
+        evaluate("./no-model", tiny, data=rows, output=tmp_path / "used")
     assert list((tmp_path / "used").iterdir()) == []
 
 

@@ -175,7 +175,7 @@ def test_regrading_a_saved_result_generates_nothing_and_follows_the_new_grader(t
 def test_regrading_can_read_the_answer_elsewhere_and_needs_the_episodes(tiny_tokenizer):
     result, _ = _score(tiny_tokenizer, lambda p, s: "<answer>0</answer>" + str(int(p[0]) + 1))
     assert result.summary()["accuracy"] == 0
-    again = regrade(result, _suite("equals_gold"), answer_style=r"regex:(\d)<eos>")
-    assert again.summary()["accuracy"] == 1 and again.settings["answer"] == r"regex:(\d)<eos>"
+    again = regrade(result, _suite("equals_gold"), answer_style=r"regex:(\d)$")
+    assert again.summary()["accuracy"] == 1 and again.settings["answer"] == r"regex:(\d)$"
     with pytest.raises(UserError, match="does not hold its trajectories"):
         regrade(replace(result, trajectories=None), _suite("equals_gold"))
