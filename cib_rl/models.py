@@ -50,6 +50,9 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(reference)
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer: cannot load one from {reference!r}: {error}") from error
+    # A folder without tokenizer files gives an empty tokenizer instead of an error.
+    if not tokenizer.encode("1 + 1 = 2", add_special_tokens=False):
+        raise UserError(f"tokenizer: cannot load one from {reference!r}: it encodes text to no tokens")
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer of {reference!r} has no end-of-sequence token: completions could never end")
     if tokenizer.pad_token_id is None:

@@ -123,16 +123,11 @@ def evaluate(
 def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base_dir: Path) -> EvalResult:
     """The recipe's held-out evaluation with the engine, environment and rewards of training. Called by every process.
 
-    Raises UserError when `evaluation.task` is missing, holds fewer rows than `problems` asks for in the recipe (where
-    the recipe leaves `problems` to its default, all rows there are will do), or too many samples are errors.
+    Raises UserError for what `evaluation_rows` refuses, or when too many samples are errors.
     """
     section = recipe.evaluation
-    if section is None or section.task is None:
-        raise UserError("evaluation.task is missing: name the held-out rows")
-    rows = load_rows(section.task, base_dir)
-    if len(rows) < section.problems and "problems" in section.model_fields_set:
-        raise UserError(f"evaluation.problems asks for {section.problems} problems, evaluation.task holds {len(rows)}")
-    rows = rows[: section.problems]
+    rows = evaluation_rows(recipe, base_dir)
+    assert section is not None and section.task is not None
     known = section.task.name in benchmark_names()
     sampling = Sampling(
         max_tokens=recipe.environment.max_completion_length,
@@ -162,6 +157,24 @@ def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base
     )
     result.require_graded()
     return result
+
+
+def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
+    """The rows the recipe's held-out evaluation asks.
+
+    Raises UserError when `evaluation.task` is missing, cannot be loaded, or holds fewer rows than `problems` asks for in
+    the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
+    """
+    section = recipe.evaluation
+    if section is None or section.task is None:
+        raise UserError("evaluation.task is missing: name the held-out rows")
+    try:
+        rows = load_rows(section.task, base_dir)
+    except UserError as error:
+        raise UserError(f"evaluation: {error}") from error
+    if len(rows) < section.problems and "problems" in section.model_fields_set:
+        raise UserError(f"evaluation.problems asks for {section.problems} problems, evaluation.task holds {len(rows)}")
+    return rows[: section.problems]
 
 
 def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.errors import UserError
+from cib_rl.grading.answers import finder
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.seeds import derive_seed
 from cib_rl.trajectory import Segment, StopReason, Trajectory, Turn
@@ -134,6 +135,7 @@ def make_environment(section: EnvironmentSection, tokenizer: PreTrainedTokenizer
     """
     from cib_rl.environments.single_turn import SingleTurn
 
+    finder(section.answer)  # an unknown style is refused here, not after the first rollout
     if section.name == "single_turn":
         if section.kwargs:
             near = ", ".join(f"`{key}`" for key in section.kwargs)

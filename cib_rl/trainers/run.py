@@ -17,8 +17,9 @@ from trl import GRPOConfig
 from cib_rl.credit.assign import check_credit
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.factory import make_engine
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.base import encode_prompt, make_environment
 from cib_rl.errors import UserError
+from cib_rl.evals.runner import evaluation_rows
 from cib_rl.grading.selfcheck import check_recipe_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model
 from cib_rl.plugin import RewardContext, RewardSuite
@@ -93,6 +94,12 @@ def prepare(
     arguments = _trl_arguments(recipe, state.num_processes, base_dir)
     environment = make_environment(recipe.environment, tokenizer)
     check_credit(recipe.credit)
+    if recipe.environment.name == "single_turn":
+        # One prompt of each kind: what a missing chat template refuses shows before anything is loaded.
+        for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
+            encode_prompt(row["prompt"], recipe.environment, tokenizer)
+    if recipe.evaluation:
+        evaluation_rows(recipe, base_dir)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
     elif recipe.run_name and state.is_main_process:
