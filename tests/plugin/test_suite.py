@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite
+from cib_rl.plugin.background import BackgroundLoop
 from cib_rl.plugin.contract import Failed, TokenRewards
 from cib_rl.recipe import RewardSection
 from cib_rl.trajectory import StopReason
@@ -274,6 +276,20 @@ def test_an_interrupt_in_a_sync_reward_ends_the_waiting_async_ones(suite, plugin
            '@reward("a", kind="outcome")\nasync def a(ts): await asyncio.sleep(3600)\n')
     with pytest.raises(KeyboardInterrupt):
         suite({"name": "mine.py:a"}, {"name": "mine.py:s"}).score([trajectory()])
+
+
+def test_a_cancelled_loop_refuses_what_comes_late_until_it_accepts_again():
+    loop = BackgroundLoop()
+
+    async def one():
+        return 1
+
+    loop.cancel()
+    with pytest.raises(CancelledError):
+        loop.resolve(one())
+    loop.accept()
+    assert loop.resolve(one()) == 1
+    loop.close()
 
 
 def test_state_is_saved_and_restored_by_label(suite, plugin):

@@ -14,7 +14,7 @@ def episode(group: int, gold: object, answer: str | None) -> Trajectory:
 
 
 def test_right_wrong_missing_and_error():
-    suite = RewardSuite([RewardSection(name="math_correct", timeout=2.0, workers=1)], RewardContext())
+    suite = RewardSuite([RewardSection(name="math_correct", timeout=8.0, workers=1)], RewardContext())
     try:
         made = [episode(0, r"\frac{1}{2}", "0.5"), episode(0, r"\frac{1}{2}", "0.6"), episode(1, 72, "72"),
                 episode(1, 72, None), episode(2, "72", "9^{9^{9^{9}}}"), episode(2, 0.25, "1/4")]
@@ -23,7 +23,7 @@ def test_right_wrong_missing_and_error():
         suite.close()
     np.testing.assert_equal(scores.values["math_correct"], [1.0, 0.0, 1.0, 0.0, np.nan, 1.0])
     assert scores.valid.tolist() == [True, True, True, True, False, True]
-    assert [(e.index, e.message) for e in scores.errors] == [(4, "timeout: more than 2 s")]
+    assert [(e.index, e.message) for e in scores.errors] == [(4, "timeout: more than 8 s")]
     assert scores.correct.tolist() == [True, False, True, False, False, True]
 
 
