@@ -162,8 +162,8 @@ def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base
 def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
     """The rows the recipe's held-out evaluation asks.
 
-    Raises UserError when `evaluation.task` is missing, cannot be loaded, or holds fewer rows than `problems` asks for in
-    the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
+    Raises UserError when `evaluation.task` is missing, cannot be loaded, or holds fewer rows than `problems` asks for
+    in the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
     """
     section = recipe.evaluation
     if section is None or section.task is None:

@@ -1,5 +1,5 @@
-"""LoRA through the recipe: the base never changes, the reference is the adapter switched off, the engine samples from the
-adapted policy."""
+"""LoRA through the recipe: the base never changes, the reference is the adapter switched off, and the engine samples
+from the adapted policy."""
 
 import pytest
 import torch
