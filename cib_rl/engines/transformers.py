@@ -21,7 +21,8 @@ from cib_rl.engines.pump import Finished, PumpedEngine, Request
 from cib_rl.engines.sampling import BatchSampler, RowSampling, uniforms
 from cib_rl.engines.stops import StopWatch
 from cib_rl.engines.support import check_decoding, check_supported, context_length, end_of_sequence_ids
-from cib_rl.engines.weights import check_names, policy_names, unwrap
+from cib_rl.engines.weights import check_names, collect, policy_names, unwrap
+from cib_rl.errors import UserError
 from cib_rl.packing import pack_by_tokens
 from cib_rl.trajectory import StopReason
 
@@ -113,8 +114,7 @@ class TransformersEngine(PumpedEngine):
     @torch.no_grad()
     def _copy_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         own = self.model.state_dict()
-        new = dict(named_tensors)
-        check_names(list(own), list(new), {name: tuple(t.shape) for name, t in own.items()}, new)
+        new = collect(named_tensors, {name: tuple(tensor.shape) for name, tensor in own.items()})
         for name, tensor in own.items():
             tensor.copy_(new[name])
 
@@ -299,6 +299,9 @@ class TransformersEngine(PumpedEngine):
 
 
 def _load(path: str | Path, dtype: torch.dtype | str | None, device: torch.device | str | None) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype or "auto").eval().requires_grad_(False)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype or "auto").eval().requires_grad_(False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"engine: cannot load a model from {path}: {error}") from error
     loaded: PreTrainedModel = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return loaded

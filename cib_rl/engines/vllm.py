@@ -22,7 +22,7 @@ from cib_rl.engines.pump import Finished, PumpedEngine, Request
 from cib_rl.engines.random_state import preserved_random_state
 from cib_rl.engines.stops import StopWatch
 from cib_rl.engines.support import context_length, end_of_sequence_ids
-from cib_rl.engines.weights import check_names
+from cib_rl.engines.weights import collect
 from cib_rl.errors import UserError
 from cib_rl.recipe import EngineSection
 from cib_rl.trajectory import StopReason
@@ -67,7 +67,10 @@ class VLLMEngine(PumpedEngine):
                 "trainer's process, on its device: use 1 (every rank has an engine of its own)"
             )
         self.tokenizer = tokenizer
-        config = AutoConfig.from_pretrained(str(model))
+        try:
+            config = AutoConfig.from_pretrained(str(model))
+        except (OSError, ValueError) as error:
+            raise UserError(f"engine: cannot load a model from {model}: {error}") from error
         text_config = config.get_text_config()
         length = context_length(text_config, section.max_model_len)
         super().__init__(
@@ -96,9 +99,8 @@ class VLLMEngine(PumpedEngine):
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         with self._exclusive("sync weights"):
             self._wake()
-            # Held as references, so that nothing is loaded before all names are known to be right.
-            tensors = dict(_listed(named_tensors))
-            check_names(list(self._shapes), list(tensors), self._shapes, tensors)
+            # References, so that nothing is loaded before all names are known to be right.
+            tensors = collect(named_tensors, self._shapes)
             with preserved_random_state():
                 self._engine.model_executor.collective_rpc(
                     "reload_weights", kwargs={"weights_iterator": iter(tensors.items())}
@@ -248,13 +250,6 @@ def _sampled_logprobs(completion: Any) -> list[float]:
         value = flat.logprobs[at[0]] if at else None
         values.append(math.nan if value is None else float(value))
     return values
-
-
-def _listed(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
-    listed = list(named_tensors)
-    names = [name for name, _ in listed]
-    check_names(sorted(set(names)), names)  # given twice
-    return listed
 
 
 def _generation_config(model: str | Path, config: Any) -> GenerationConfig:

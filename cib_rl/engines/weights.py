@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -62,15 +63,26 @@ def policy_names(model: torch.nn.Module) -> list[str]:
     return [entry.name for entry in _entries(unwrap(model))]
 
 
-def check_names(
-    expected: Sequence[str],
-    given: Sequence[str],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    tensors: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """ValueError unless both have the same names (and shapes, if asked for), each once."""
+def collect(
+    named_tensors: Iterable[tuple[str, torch.Tensor]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
+    """All tensors by name, as references. ValueError unless names and shapes are exactly these, each name once."""
+    listed = list(named_tensors)
+    tensors = dict(listed)
+    check_names(list(shapes), [name for name, _ in listed])
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(
+                f"the weights do not fit the engine's model: {name} has shape {tuple(tensor.shape)}, "
+                f"the engine's {shapes[name]}. Nothing was loaded."
+            )
+    return tensors
+
+
+def check_names(expected: Sequence[str], given: Sequence[str]) -> None:
+    """ValueError unless both have the same names, each once."""
     missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
-    twice = sorted({name for name in given if given.count(name) > 1}) if len(set(given)) != len(given) else []
+    twice = sorted(name for name, count in Counter(given).items() if count > 1)
     parts = [
         f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("unknown to the engine's model", unknown), ("given twice", twice))
@@ -78,12 +90,6 @@ def check_names(
     ]
     if parts:
         raise ValueError(f"the weights do not fit the engine's model: {'; '.join(parts)}. Nothing was loaded.")
-    for name, tensor in (tensors or {}).items():
-        if shapes is not None and tuple(tensor.shape) != shapes[name]:
-            raise ValueError(
-                f"the weights do not fit the engine's model: {name} has shape {tuple(tensor.shape)}, "
-                f"the engine's {shapes[name]}. Nothing was loaded."
-            )
 
 
 def _entries(inner: Any) -> list[_Entry]:
