@@ -76,7 +76,8 @@ def prepare(
 ) -> Iterator[GRPOTrainer]:
     """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
-    state = PartialState()
+    # Without `cpu` accelerate takes a process of torchrun on a machine without GPU for the only one.
+    state = PartialState(cpu=not torch.cuda.is_available())
     transformers_logging.disable_progress_bar()
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
