@@ -143,9 +143,9 @@ class CheckpointMixin:
     def _own_state(self) -> dict[str, Any]:
         return {
             "cursor": self.collector.stream.cursor,
-            "micro_step": self._step,  # type: ignore[has-type]
-            "window": self._buffered_inputs,  # type: ignore[has-type]
-            "window_index": self._window_index,  # type: ignore[has-type]
+            "micro_step": self._step,
+            "window": self._buffered_inputs,
+            "window_index": self._window_index,
         }
 
     def restore(self, checkpoint: Path) -> None:

@@ -51,12 +51,16 @@ LOSS_KEYS = (
 )
 
 
-def _never_called(**_: Any) -> list[float]:
+def _never_called(**_: Any) -> list[float | None]:
     raise AssertionError("rewards are scored by the reward suite, not by TRL")
 
 
 class GRPOTrainer(CheckpointMixin, TRLTrainer):
     """See the module's docstring. Built by `run.train`, which turns a recipe into these parts."""
+
+    # Set by transformers under wider types; here they are a GRPOConfig and a causal language model.
+    args: Any
+    model: Any
 
     def __init__(
         self, *, recipe: Recipe, collector: Collector, engine: Engine, run_folder: RunFolder, **trl_arguments: Any

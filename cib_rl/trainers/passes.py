@@ -45,7 +45,9 @@ def like_length_logps(
         ids = input_ids_BL.new_full((len(rows), width), pad_id)
         mask = torch.zeros_like(ids)
         labels = torch.full_like(ids, -100)
-        take_row, take_column, put_column = [], [], []
+        take_row: list[int] = []
+        take_column: list[int] = []
+        put_column: list[int] = []
         for k, i in enumerate(rows):
             start, length = starts[i], lengths[i]
             prompt = prompt_width - start
