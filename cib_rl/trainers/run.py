@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -76,8 +78,11 @@ def prepare(
 ) -> Iterator[GRPOTrainer]:
     """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
-    # Without `cpu` accelerate takes a process of torchrun on a machine without GPU for the only one.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments = _trl_arguments(recipe, processes, base_dir)
+    state = PartialState()  # as the arguments made it: they know of CPUs and of DeepSpeed
+    if state.num_processes != processes:
+        raise UserError(f"{processes} processes were started, but {state.num_processes} found each other")
     transformers_logging.disable_progress_bar()
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -92,7 +97,6 @@ def prepare(
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
-    arguments = _trl_arguments(recipe, state.num_processes, base_dir)
     environment = make_environment(recipe.environment, tokenizer)
     check_credit(recipe.credit)
     if recipe.environment.name == "single_turn":
@@ -184,7 +188,7 @@ def _plain_model(recipe: Recipe, reference: str) -> Iterator[str]:
         yield folder
 
 
-def _make_policy(recipe: Recipe, reference: str) -> PreTrainedModel:
+def _make_policy(recipe: Recipe, reference: str) -> Any:
     """The trainable policy; with `lora`, wrapped in a fresh adapter."""
     model = load_policy(reference, recipe.trainer.dtype)
     model.config._name_or_path = reference
@@ -225,6 +229,8 @@ def _deepspeed_file(name: str | None, base_dir: Path) -> str | None:
     path = base_dir / Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"trainer.deepspeed: no file {path}")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError('trainer.deepspeed: DeepSpeed is not installed: pip install "cib-rl[deepspeed]"')
     return str(path)
 
 
@@ -258,7 +264,8 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         max_grad_norm=section.max_grad_norm,
         bf16=section.autocast_bf16,
         gradient_checkpointing=section.gradient_checkpointing,
-        use_cpu=not torch.cuda.is_available(),
+        # With DeepSpeed, DS_ACCELERATOR says that it is to run on CPUs; `use_cpu` would switch DeepSpeed off.
+        use_cpu=not torch.cuda.is_available() and section.deepspeed is None,
         deepspeed=_deepspeed_file(section.deepspeed, base_dir),
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # ranks may differ in the number of forward passes per step
@@ -272,5 +279,8 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         disable_tqdm=True,
         full_determinism=False,
     )
+    if arguments.device.type == "cpu":
+        # accelerate numbers the CPU where there are several processes, and torch.load knows no "cpu:0".
+        vars(arguments)["_setup_devices"] = torch.device("cpu")
     arguments.num_generations = group  # TRL refuses 1 in its constructor only
     return arguments
