@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,9 @@ class VLLMEngine(PumpedEngine):
         super().close()
         if self._llm is None:
             return
-        self._engine.engine_core.shutdown()
+        with _process_group_kept(self._had_process_group):
+            self._engine.engine_core.shutdown()
         self._llm = self._engine = None
-        from vllm.distributed import parallel_state
-
-        parallel_state.destroy_model_parallel()
-        if not self._had_process_group:  # vLLM made one of its own
-            parallel_state.destroy_distributed_environment()
 
     # ------------------------------------------------------------ the pump's side
 
@@ -237,6 +234,26 @@ class VLLMEngine(PumpedEngine):
             del self._requests[key]
             self._watches.pop(key, None)
         self._engine.abort_request(keys)
+
+
+@contextmanager
+def _process_group_kept(enabled: bool) -> Iterator[None]:
+    """vLLM's shutdown destroys torch's default process group even when the trainer made it; within the block (if
+    enabled) only vLLM's own groups go."""
+    from vllm.distributed import parallel_state
+
+    def destroy_own_groups() -> None:
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+        parallel_state._WORLD = parallel_state._NODE_COUNT = None
+
+    original = parallel_state.destroy_distributed_environment
+    if enabled:
+        parallel_state.destroy_distributed_environment = destroy_own_groups
+    try:
+        yield
+    finally:
+        parallel_state.destroy_distributed_environment = original
 
 
 def _sampled_logprobs(completion: Any) -> list[float]:

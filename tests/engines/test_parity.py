@@ -157,11 +157,7 @@ def test_partial_and_foreign_names_are_refused_and_nothing_is_loaded(
     name: str, kind: str, tmp_path: Path, make_pair: Callable[..., Pair]
 ) -> None:
     policy = build_tiny_model(tied=kind == "tied")
-    engine: Engine
-    if name == "vllm":
-        engine = make_pair(name, kind).engine
-    else:
-        engine = build_engine(name, saved(policy, tmp_path))
+    engine: Engine = make_pair(name, kind).engine if name == "vllm" else build_engine(name, saved(policy, tmp_path))
     engine.sync_weights(policy_tensors(policy), version=5)
     moved = build_tiny_model(seed=3, tied=kind == "tied")
     tensors = dict(policy_tensors(moved))
