@@ -4,8 +4,10 @@
 
 A plain loop: draw a batch, cut it into micro-batches of like length, average the loss over the step's learned tokens,
 step.  The model comes from a folder or is made new as a small Qwen3; every `save_every` steps it is written beside the
-output, so that a half-trained model can be tried.  TRL's `SFTTrainer` is not used here: at this size a step is shorter
-than what a general trainer spends around it (figures in docs/performance.md).
+output, so that a half-trained model can be tried.
+
+TRL's `SFTTrainer` is not used: for the embedded model it took 1.7 times the CPU time per token, mostly padding, and 1.3
+times with rows grouped by length, which also makes each step's gradient that of one length alone.
 """
 
 from __future__ import annotations
