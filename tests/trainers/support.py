@@ -63,6 +63,25 @@ def every_token(trajectories):
     return [TokenRewards([math.sin(i) for i in t.policy_ids]) for t in trajectories]
 
 
+@reward("flat_for_every_fourth_draw", kind="outcome")
+def flat_for_every_fourth_draw(trajectories):
+    """All right in groups 0, 4, 8, ...; half right in the others."""
+    return [1.0 if t.group % 4 == 0 else float(t.member % 2) for t in trajectories]
+
+
+@reward("fails_on_first_draws", kind="outcome")
+def fails_on_first_draws(trajectories):
+    """Raises when it is given one of the first two draws (all that rank 0 of two gets at first)."""
+    if any(t.group < 2 for t in trajectories):
+        raise RuntimeError("no grader for these")
+    return [float(t.member % 2) for t in trajectories]
+
+
+@reward("always_fails", kind="outcome")
+def always_fails(trajectories):
+    raise RuntimeError("the grader is gone")
+
+
 def write_tasks(path: Path, count: int = 16) -> None:
     """`count` rows of JSON Lines with prompts of different lengths."""
     path.write_text(

@@ -1,0 +1,71 @@
+"""One process of a distributed test: runs the jobs of a folder one after the other, and writes down what it saw.
+
+Usage (under torchrun or accelerate launch): jobs_worker.py FOLDER WORLD_SIZE
+
+`FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null)}. Each
+process writes `NAME-rankR.json`; the main one also `NAME.pt`, the policy's final weights.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+from cib_rl.engines.weights import policy_tensors
+from cib_rl.errors import UserError
+from cib_rl.recipe import Recipe
+from cib_rl.trainers import run
+from cib_rl.trainers.checkpoint import find_checkpoint
+
+
+class Watch(TrainerCallback):
+    """The stream's cursor and this process's groups, after every step."""
+
+    def __init__(self):
+        self.trainer = None
+        self.cursors = []
+
+    def on_step_end(self, args, state, control, **_):
+        self.cursors.append(self.trainer.collector.stream.cursor)
+
+
+def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
+    watch = Watch()
+    record: dict = {"error": None}
+    try:
+        recipe = Recipe.model_validate(job["recipe"])
+        checkpoint = find_checkpoint(Path(job["resume"])) if job.get("resume") else None
+        with run.prepare(recipe, checkpoint=checkpoint, callbacks=[watch]) as trainer:
+            watch.trainer = trainer
+            assert trainer.accelerator.num_processes == world
+            record["distributed_type"] = str(trainer.accelerator.distributed_type)
+            record["first"] = {n: float(t.sum()) for n, t in policy_tensors(trainer.model)}
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            record["engine"] = type(trainer.model_wrapped).__name__
+            weights = {n: t.detach().clone() for n, t in policy_tensors(trainer.model_wrapped)}
+            if trainer.accelerator.is_main_process:
+                torch.save(weights, folder / f"{name}.pt")
+    except UserError as error:
+        record["error"] = str(error)
+    return record | {"cursors": watch.cursors}
+
+
+def main() -> None:
+    folder, world = Path(sys.argv[1]), int(sys.argv[2])
+    state = PartialState(cpu=True)
+    assert state.num_processes == world
+    for name, job in json.loads((folder / "jobs.json").read_text()).items():
+        if job.get("drop") and state.is_main_process:
+            shutil.rmtree(job["drop"])
+        state.wait_for_everyone()
+        record = run_job(folder, name, job, world)
+        (folder / f"{name}-rank{state.process_index}.json").write_text(json.dumps(record))
+        state.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()
