@@ -67,14 +67,17 @@ class RunFolder:
         self.plots = path / "plots"
 
     @classmethod
-    def create(cls, output: Path, name: str | None, recipe_text: str, seed: int) -> RunFolder:
-        """Make a new run folder `output/name` (default name: the time). Raises UserError if it is in use."""
-        path = output / (name or datetime.now().strftime("run-%Y%m%d-%H%M%S"))
-        if name is None:
-            serial = 1
-            while path.exists():  # two runs started within one second
-                serial += 1
-                path = output / f"{path.name.split('_')[0]}_{serial}"
+    def create(cls, output: Path, name: str | None, recipe: str, recipe_text: str, seed: int) -> RunFolder:
+        """Make a new run folder `output/name` (default: the recipe's name and the time).
+
+        Raises UserError if it is in use.
+        """
+        default = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+        path = output / (name or default)
+        serial = 1
+        while name is None and path.exists():  # two runs started within one second
+            serial += 1
+            path = output / f"{default}_{serial}"
         require_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)

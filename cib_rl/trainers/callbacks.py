@@ -74,8 +74,8 @@ class EvaluationCallback(TrainerCallback):
             self._evaluate(state.global_step)
 
     def _evaluate(self, step: int) -> None:
-        self.trainer.sync_engine()
-        result = evaluate_policy(self.recipe, self.rollouts, self.suite, self.base_dir)
+        with self.trainer.engine_in_use():
+            result = evaluate_policy(self.recipe, self.rollouts, self.suite, self.base_dir)
         if self.trainer.accelerator.is_main_process:
             result.save(self.folder.evaluations / f"step-{step:06d}")
             summary = result.summary()
@@ -88,8 +88,13 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         self._bar: Any = None
 

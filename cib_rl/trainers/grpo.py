@@ -13,7 +13,8 @@ TRL's data loader is only a clock; its reward functions, generation and baseline
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,9 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         section = self.recipe.trainer
         groups = section.prompts_per_step * section.steps_per_window // self.accelerator.num_processes
         started = time.perf_counter()
-        self.sync_engine()
-        synced = time.perf_counter()
-        window = self.collector.collect(groups)
+        with self.engine_in_use():
+            synced = time.perf_counter()
+            window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
         advantages = assign_credit(self.recipe.credit, window.trajectories, window.scores, self._reduce)
         for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
@@ -132,13 +133,17 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self._window_index += 1
         return [{**micro, "num_items_in_batch": items} for micro in batches]
 
-    def sync_engine(self) -> None:
-        """Give the engine the policy's weights, unless it has them already."""
+    @contextmanager
+    def engine_in_use(self) -> Iterator[None]:
+        """The engine awake and with the policy's weights; asleep again afterwards where the recipe asks for it."""
+        self.engine.wake()
         if self._synced_step != self.state.global_step:
             model = self.accelerator.unwrap_model(self.model_wrapped)
-            self.engine.wake()
             self.engine.sync_weights(policy_tensors(model), version=self.state.global_step)
             self._synced_step = self.state.global_step
+        yield
+        if self.recipe.engine.sleep:
+            self.engine.sleep()
 
     def _add_logps(self, batch: Batch) -> None:
         """Add old and reference log-probabilities where the loss needs them; fold the importance weight into the

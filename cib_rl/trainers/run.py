@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
@@ -166,7 +166,9 @@ def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state:
         # The main process names and makes the folder; the others learn its path.
         path: list[Any] = [None]
         if state.is_main_process:
-            path[0] = RunFolder.create(base_dir / recipe.output, recipe.run_name, dump_recipe(recipe), recipe.seed).path
+            path[0] = RunFolder.create(
+                base_dir / recipe.output, recipe.run_name, recipe.source_name, dump_recipe(recipe), recipe.seed
+            ).path
         if state.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 

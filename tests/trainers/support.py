@@ -51,6 +51,12 @@ def even_length(trajectories):
     return [float(t.num_tokens % 2 == 0) for t in trajectories]
 
 
+@reward("always_right", kind="outcome")
+def always_right(trajectories):
+    """1 for everything."""
+    return [1.0 for _ in trajectories]
+
+
 @reward("first_token", kind="shaping")
 def first_token(trajectories):
     """A number between 0 and 1 that depends on the first token."""

@@ -108,6 +108,28 @@ def test_gradient_does_not_depend_on_the_accumulation_layout(tmp_path, tiny_mode
     _assert_same(gradients[2], gradients[0], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("scale", "cancels"), [("outcome_std", False), ("reward_std", True)])
+def test_beta_changes_the_gradient_of_all_right_groups_under_the_outcome_scaling_only(
+    tmp_path, tiny_model_dir, monkeypatch, scale, cancels
+):
+    gradients = []
+    for beta in (0.3, 0.6):
+        folder = tmp_path / str(beta)
+        folder.mkdir()
+        recipe = tiny_recipe(
+            tiny_model_dir,
+            folder,
+            **{
+                "trainer.steps": 1,
+                "rewards": [{"name": f"{HERE}:always_right"}, {"name": f"{HERE}:first_token", "weight": beta}],
+                "credit": [{"name": "group", "scale": scale}],
+            },
+        )
+        gradients.append(_first_gradient(recipe, monkeypatch)[0])
+    expected = {name: g * (1 if cancels else 2) for name, g in gradients[0].items()}
+    _assert_same(gradients[1], expected, atol=1e-4, rtol=2e-3)
+
+
 def test_token_rewards_reach_the_loss_as_their_sum(tmp_path, tiny_model_dir, monkeypatch):
     recipe = tiny_recipe(
         tiny_model_dir,
