@@ -41,9 +41,7 @@ def main() -> None:
     pairs = [(base, name) for name in others] + [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
     for before, after in pairs:
         comparison = compare(arms[before], arms[after], names=(before, after))
-        print(f"\n{before} → {after}: {comparison.caption()}")
-        for row in comparison.rows:
-            print(f"  {row}")
+        print(f"\n**{before} → {after}**\n\n{comparison.to_markdown()}")
 
     kinds = sorted({k for r in arms.values() for s in r.samples for k in s.numbers if k.startswith("kind/")})
     print("\n| tokens per answer on | " + " | ".join(arms) + " |\n|---|" + "---|" * len(arms))
