@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.engines.support import disturb, largest_gap, ragged_prompts, run, see
 
 
 def main() -> None:
+    faulthandler.dump_traceback_later(500, exit=True)  # a hang says where
     name, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -35,6 +37,7 @@ def main() -> None:
     dist.barrier()
     (out / f"rank{rank}").write_text("fine")
     dist.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":
