@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
@@ -236,12 +236,35 @@ def _deepspeed_file(name: str | None, base_dir: Path) -> str | None:
     return str(path)
 
 
+def _launched_with_deepspeed() -> bool:
+    """True under `accelerate launch` with a configuration of DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def _join_processes_for_deepspeed_on_cpus() -> None:
+    """accelerate names no backend for DeepSpeed without a GPU and would leave each process alone, and `use_cpu` would
+    switch DeepSpeed off without a word. So its state is made here, with gloo; DeepSpeed wants DS_ACCELERATOR=cpu."""
+    before = os.environ.get("ACCELERATE_USE_DEEPSPEED")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        del os.environ["ACCELERATE_USE_DEEPSPEED"]
+        if before is not None:
+            os.environ["ACCELERATE_USE_DEEPSPEED"] = before
+
+
 def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig:
     """TRL's configuration. What decides data, rewards and generation is ours; the optimisation is TRL's."""
     section = recipe.trainer
     share = completions_per_process(recipe, processes)
     micro = section.micro_batch_size or share
     group = recipe.sampling.group_size
+    deepspeed = _deepspeed_file(section.deepspeed, base_dir)
+    deepspeed_on_cpus = not torch.cuda.is_available() and (deepspeed is not None or _launched_with_deepspeed())
+    if deepspeed_on_cpus:
+        _join_processes_for_deepspeed_on_cpus()
     arguments = GRPOConfig(
         output_dir=str(Path(recipe.output) / "unused"),
         seed=recipe.seed,
@@ -266,9 +289,9 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         max_grad_norm=section.max_grad_norm,
         bf16=section.autocast_bf16,
         gradient_checkpointing=section.gradient_checkpointing,
-        # With DeepSpeed, DS_ACCELERATOR says that it is to run on CPUs; `use_cpu` would switch DeepSpeed off.
-        use_cpu=not torch.cuda.is_available() and section.deepspeed is None,
-        deepspeed=_deepspeed_file(section.deepspeed, base_dir),
+        use_cpu=not torch.cuda.is_available() and not deepspeed_on_cpus,
+        accelerator_config={"use_configured_state": deepspeed_on_cpus},
+        deepspeed=deepspeed,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # ranks may differ in the number of forward passes per step
         shuffle_dataset=False,
