@@ -1,4 +1,4 @@
-"""A scripted two-turn environment, named in recipes as `tests.environments.scripted:TwoTurns`, and engines to play it."""
+"""A scripted two-turn environment, in recipes `tests.environments.scripted:TwoTurns`, and an engine to play it."""
 
 from __future__ import annotations
 
