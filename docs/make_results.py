@@ -1,6 +1,6 @@
 """Tables and plots of docs/results.md from the arms' evaluation results.
 
-    python docs/make_results.py START=RUN/evaluations/step-000000 "plain GRPO=RUN/…" "CIB=RUN/…" --out docs/img
+python docs/make_results.py START=RUN/evaluations/step-000000 "plain GRPO=RUN/…" "CIB=RUN/…" --out docs/img
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finishing episodes: one decode of the ids, the answer from the policy's tokens, everything that can end an episode."""
+"""Finishing episodes: one decode of the ids, the answer from the policy's tokens, all that can end an episode."""
 
 import asyncio
 

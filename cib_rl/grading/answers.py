@@ -120,5 +120,8 @@ def _last_match(pattern: regex.Pattern[str], text: str) -> str | None:
 
 
 _FINDERS: dict[str, Callable[[str], str | None]] = {
-    "tag": _tag, "boxed": _boxed, "hash": _hash, "last_line": _last_line,
+    "tag": _tag,
+    "boxed": _boxed,
+    "hash": _hash,
+    "last_line": _last_line,
 }

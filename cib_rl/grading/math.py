@@ -31,8 +31,9 @@ class MathGrader:
     """
 
     def __init__(self, *, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048) -> None:
-        self.pool = GradingPool("cib_rl.grading.math_full:full_grade", workers=workers, timeout=timeout,
-                                memory_mb=memory_mb)
+        self.pool = GradingPool(
+            "cib_rl.grading.math_full:full_grade", workers=workers, timeout=timeout, memory_mb=memory_mb
+        )
 
     def grade(self, *, golds: Sequence[str], predictions: Sequence[str | None], fast: bool = True) -> list[Grade]:
         """One grade per pair. A prediction of None (no answer was found) is wrong.

@@ -22,8 +22,10 @@ from typing import Any, Literal
 START_SECONDS = 120.0  # to import what grades; on a busy machine that takes a while
 
 # The worker sees the caller's import path, so that it finds the package however the caller found it.
-_BOOT = "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a.pop(0); " \
-        "from cib_rl.grading.worker import main; main(*a)"
+_BOOT = (
+    "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a.pop(0); "
+    "from cib_rl.grading.worker import main; main(*a)"
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class _Worker:
     def __init__(self, arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
         )
         self.ready = False
         self.item: int | None = None

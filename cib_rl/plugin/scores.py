@@ -72,12 +72,23 @@ class Tally:
         total = np.where(applied, outcome + shaping, np.nan)
         logged = {r.label: r.logged for r in self.rewards if r.logged is not None}
         return Scores(
-            values=self.values, outcome=outcome, shaping=shaping, total=total, token_rewards=token_rewards,
-            valid=self.valid, errors=self.errors, correct=correct, seconds=self.seconds, attempted=self.attempted,
+            values=self.values,
+            outcome=outcome,
+            shaping=shaping,
+            total=total,
+            token_rewards=token_rewards,
+            valid=self.valid,
+            errors=self.errors,
+            correct=correct,
+            seconds=self.seconds,
+            attempted=self.attempted,
             failures=self.failures,
             metrics={name: float(np.mean(v)) for one in logged.values() for name, v in one.metrics.items()},
-            extras={column: [own.get(id(t)) for t in self.trajectories]
-                    for one in logged.values() for column, own in one.extras.items()},
+            extras={
+                column: [own.get(id(t)) for t in self.trajectories]
+                for one in logged.values()
+                for column, own in one.extras.items()
+            },
         )
 
 

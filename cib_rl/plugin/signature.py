@@ -57,8 +57,9 @@ def show(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     return f"{name}({', '.join(shown)})"
 
 
-def check_keywords(name: str, target: Any, parameters: Mapping[str, inspect.Parameter],
-                   given: Mapping[str, Any]) -> dict[str, Any]:
+def check_keywords(
+    name: str, target: Any, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """`given` with each value converted to its annotated type where that can be done.
 
     Raises:

@@ -49,8 +49,12 @@ class TrlStyle:
         parameters = inspect.signature(function).parameters
         self.takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         self.accepted = set(parameters)
-        self.required = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty
-                         and p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]
+        self.required = [
+            p.name
+            for p in parameters.values()
+            if p.default is inspect.Parameter.empty
+            and p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        ]
         unknown = [key for key in self.keywords if key not in self.accepted and not self.takes_all]
         if unknown:
             shown = f"{getattr(function, '__name__', name)}{inspect.signature(function)}"
@@ -65,15 +69,20 @@ class TrlStyle:
             self.logged.metrics.setdefault(name, []).append(float(value))
 
         columns = {key: [t.task.get(key) for t in trajectories] for key in _columns(trajectories)}
-        given = columns | {
-            "trainer_state": self.context.trainer_state,
-            "log_extra": log_extra,
-            "log_metric": log_metric,
-        } | self.keywords | {
-            "prompts": [t.task["prompt"] for t in trajectories],
-            "completions": [self._completion(t) for t in trajectories],
-            "completion_ids": [t.policy_ids for t in trajectories],
-        }
+        given = (
+            columns
+            | {
+                "trainer_state": self.context.trainer_state,
+                "log_extra": log_extra,
+                "log_metric": log_metric,
+            }
+            | self.keywords
+            | {
+                "prompts": [t.task["prompt"] for t in trajectories],
+                "completions": [self._completion(t) for t in trajectories],
+                "completion_ids": [t.policy_ids for t in trajectories],
+            }
+        )
         missing = [key for key in self.required if key not in given]
         if missing:
             raise PluginError(

@@ -12,30 +12,33 @@ from cib_rl.grading.answers import extract_answer
 STYLES = ["tag", "boxed", "hash", "last_line", r"regex:answer is (\S+)"]
 
 
-@pytest.mark.parametrize("style, text, answer", [
-    ("tag", "<answer>1</answer> no, <answer> 2 </answer>", "2"),
-    ("tag", "<answer>1</answer><answer>2", "1"),
-    ("tag", "</answer><answer>1", None),
-    ("tag", "<answer></answer>", None),
-    ("tag", "no answer", None),
-    ("tag", "<answer>1</answer> and </answer>", "1</answer> and"),
-    ("boxed", r"\boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-    ("boxed", r"\boxed {x^{2}}", "x^{2}"),
-    ("boxed", r"\\boxed{7}", "7"),
-    ("boxed", r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-    ("boxed", r"\boxed{\boxed{3}}", r"\boxed{3}"),
-    ("boxed", r"\boxed{1} \boxed{2", "1"),
-    ("boxed", r"\boxed{\boxed{5}", "5"),
-    ("boxed", r"} { \boxed{4} }", "4"),
-    ("boxed", "boxed{4}", None),
-    ("hash", "12 #### 3\n#### 1,000 \nmore", "1,000"),
-    ("hash", "### 3", None),
-    ("last_line", "first\nlast \n\n", "last"),
-    ("last_line", " \n ", None),
-    (r"regex:answer is (\S+)", "the answer is 4, no: the answer is 5", "5"),
-    (r"regex:\d+", "1 and 22", "22"),
-    (r"regex:a(b)?c", "ac", None),
-])
+@pytest.mark.parametrize(
+    "style, text, answer",
+    [
+        ("tag", "<answer>1</answer> no, <answer> 2 </answer>", "2"),
+        ("tag", "<answer>1</answer><answer>2", "1"),
+        ("tag", "</answer><answer>1", None),
+        ("tag", "<answer></answer>", None),
+        ("tag", "no answer", None),
+        ("tag", "<answer>1</answer> and </answer>", "1</answer> and"),
+        ("boxed", r"\boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("boxed", r"\boxed {x^{2}}", "x^{2}"),
+        ("boxed", r"\\boxed{7}", "7"),
+        ("boxed", r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        ("boxed", r"\boxed{\boxed{3}}", r"\boxed{3}"),
+        ("boxed", r"\boxed{1} \boxed{2", "1"),
+        ("boxed", r"\boxed{\boxed{5}", "5"),
+        ("boxed", r"} { \boxed{4} }", "4"),
+        ("boxed", "boxed{4}", None),
+        ("hash", "12 #### 3\n#### 1,000 \nmore", "1,000"),
+        ("hash", "### 3", None),
+        ("last_line", "first\nlast \n\n", "last"),
+        ("last_line", " \n ", None),
+        (r"regex:answer is (\S+)", "the answer is 4, no: the answer is 5", "5"),
+        (r"regex:\d+", "1 and 22", "22"),
+        (r"regex:a(b)?c", "ac", None),
+    ],
+)
 def test_the_last_answer_is_found(style, text, answer):
     assert extract_answer(text, style) == answer
 
@@ -53,10 +56,13 @@ def test_special_tokens_are_no_part_of_the_last_line():
     assert extract_answer("<s> 5 </s></s>", "last_line", special_tokens=["<s>", "</s>"]) == "5"
 
 
-@pytest.mark.parametrize("style, message", [
-    ("boxd", "unknown style 'boxd'; known: tag, boxed"),
-    ("regex:(", "not a valid pattern"),
-])
+@pytest.mark.parametrize(
+    "style, message",
+    [
+        ("boxd", "unknown style 'boxd'; known: tag, boxed"),
+        ("regex:(", "not a valid pattern"),
+    ],
+)
 def test_a_wrong_style_is_an_error(style, message):
     with pytest.raises(UserError, match=message):
         extract_answer("text", style)

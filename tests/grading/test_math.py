@@ -62,8 +62,11 @@ def test_other_answers_are_wrong(grader, gold, prediction):
 
 
 def test_the_fast_path_agrees_with_the_full_one(grader):
-    pairs = [pair for pair in RIGHT_PAIRS + WRONG_PAIRS if quick_grade(gold=pair[0], prediction=pair[1]) is not None
-             and pair[1].strip()]
+    pairs = [
+        pair
+        for pair in RIGHT_PAIRS + WRONG_PAIRS
+        if quick_grade(gold=pair[0], prediction=pair[1]) is not None and pair[1].strip()
+    ]
     golds, predictions = [gold for gold, _ in pairs], [prediction for _, prediction in pairs]
     assert len(pairs) > 10
     fast = grader.grade(golds=golds, predictions=predictions)
@@ -74,7 +77,12 @@ def test_whole_numbers_and_equal_texts_start_no_worker():
     grader = MathGrader()
     golds = ["72", "72", r"\frac{1}{2}", "1,000", "72"]
     assert grader.grade(golds=golds, predictions=["72", "73", r"$\frac{1}{2}$", "1000", None]) == [
-        RIGHT, WRONG, RIGHT, RIGHT, WRONG]
+        RIGHT,
+        WRONG,
+        RIGHT,
+        RIGHT,
+        WRONG,
+    ]
     assert grader.pool.processes == []
 
 
@@ -141,10 +149,16 @@ def load(file: Path) -> list[str]:
 @pytest.mark.parametrize("file", ["gsm8k_test.jsonl", "math500.jsonl"])
 def test_real_gold_answers_grade_as_right_against_themselves_and_not_against_others(grader, data_dir, file):
     golds = load(data_dir / "math" / file)
-    assert [g for g, grade in zip(golds, grader.grade(golds=golds, predictions=golds, fast=False), strict=True)
-            if grade != RIGHT] == []
+    assert [
+        g
+        for g, grade in zip(golds, grader.grade(golds=golds, predictions=golds, fast=False), strict=True)
+        if grade != RIGHT
+    ] == []
     others = golds.copy()
     random.Random(0).shuffle(others)
     grades = grader.grade(golds=golds, predictions=others)
-    assert [pair for *pair, grade in zip(golds, others, grades, strict=True)
-            if (grade == RIGHT) != (normalise(pair[0]) == normalise(pair[1]))] == []
+    assert [
+        pair
+        for *pair, grade in zip(golds, others, grades, strict=True)
+        if (grade == RIGHT) != (normalise(pair[0]) == normalise(pair[1]))
+    ] == []

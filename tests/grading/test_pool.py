@@ -35,15 +35,18 @@ def test_grades_come_in_the_order_of_the_items(pool):
     assert pool.grade([ok(v) for v in values]) == [RIGHT if v % 2 == 0 else WRONG for v in values]
 
 
-@pytest.mark.parametrize("what, cause", [
-    ("sleep", "timeout: more than 2 s"),
-    ("busy", "timeout: more than 2 s"),
-    ("die", "the worker died (exit code 7)"),
-    ("crash", "the worker died (signal 11)"),
-    ("raise", "ValueError: no idea"),
-    ("deep", "RecursionError"),
-    ("memory", "memory: more than 1024 MB"),
-])
+@pytest.mark.parametrize(
+    "what, cause",
+    [
+        ("sleep", "timeout: more than 2 s"),
+        ("busy", "timeout: more than 2 s"),
+        ("die", "the worker died (exit code 7)"),
+        ("crash", "the worker died (signal 11)"),
+        ("raise", "ValueError: no idea"),
+        ("deep", "RecursionError"),
+        ("memory", "memory: more than 1024 MB"),
+    ],
+)
 def test_what_goes_wrong_with_one_answer_is_its_error_alone(pool, what, cause):
     before = pool.grade([ok()] * 8) and pool.processes
     grades = pool.grade([ok(0), ok(1), {"what": what}, ok(2), ok(3), ok(4)])

@@ -13,8 +13,9 @@ from cib_rl.recipe import RewardSection
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
 
-def trajectory(group: int = 0, *, tokens: int = 3, environment: int = 0, stop: StopReason | None = None,
-               **task: Any) -> Trajectory:
+def trajectory(
+    group: int = 0, *, tokens: int = 3, environment: int = 0, stop: StopReason | None = None, **task: Any
+) -> Trajectory:
     """One episode with `tokens` policy tokens and, after the first, `environment` tokens of the environment's."""
     segment = Segment([1, 2])
     segment.append_policy([5], [-1.0])

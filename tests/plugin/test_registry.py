@@ -92,12 +92,15 @@ def test_an_unknown_name_gets_the_nearest(suite):
         suite({"name": "math_corect"})
 
 
-@pytest.mark.parametrize("name, message", [
-    ("absent.py:short", "no plugin file .*absent.py"),
-    ("mine.py:shrt", r"no reward 'shrt' \(did you mean 'short'\?\)"),
-    ("no_such_module_here:short", "no_such_module_here cannot be imported: ModuleNotFoundError"),
-    ("mine.py:NUMBER", "is a int, not a function or class"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("absent.py:short", "no plugin file .*absent.py"),
+        ("mine.py:shrt", r"no reward 'shrt' \(did you mean 'short'\?\)"),
+        ("no_such_module_here:short", "no_such_module_here cannot be imported: ModuleNotFoundError"),
+        ("mine.py:NUMBER", "is a int, not a function or class"),
+    ],
+)
 def test_a_plugin_that_is_not_there_is_an_error(suite, plugin, name, message):
     plugin(SHORT + "\nNUMBER = 3\n")
     with pytest.raises(PluginError, match=message):
@@ -116,11 +119,17 @@ def test_an_exception_at_import_names_file_and_line(suite, plugin):
         suite({"name": "mine.py:y"})
 
 
-@pytest.mark.parametrize("keywords, message", [
-    ({"limt": 3}, r"no keyword 'limt' \(did you mean 'limit'\?\); its signature is short_answer\(limit: int = 20\)"),
-    ({"limit": "many"}, r"limit: 'many': .*valid integer.*short_answer\(limit: int = 20\)"),
-    ({"context": 3}, "no keyword 'context'"),
-])
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        (
+            {"limt": 3},
+            r"no keyword 'limt' \(did you mean 'limit'\?\); its signature is short_answer\(limit: int = 20\)",
+        ),
+        ({"limit": "many"}, r"limit: 'many': .*valid integer.*short_answer\(limit: int = 20\)"),
+        ({"context": 3}, "no keyword 'context'"),
+    ],
+)
 def test_a_wrong_keyword_shows_the_signature(suite, plugin, keywords, message):
     plugin(SHORT)
     with pytest.raises(PluginError, match=message):
@@ -128,8 +137,10 @@ def test_a_wrong_keyword_shows_the_signature(suite, plugin, keywords, message):
 
 
 def test_a_missing_keyword_of_a_class_shows_the_signature(suite, plugin):
-    plugin('@reward("c", kind="outcome")\nclass C:\n    def __init__(self, *, size: int): ...\n'
-           "    def __call__(self, ts): return [0.0] * len(ts)\n")
+    plugin(
+        '@reward("c", kind="outcome")\nclass C:\n    def __init__(self, *, size: int): ...\n'
+        "    def __call__(self, ts): return [0.0] * len(ts)\n"
+    )
     with pytest.raises(PluginError, match=r"needs the keyword 'size'; its signature is c\(size: int\)"):
         suite({"name": "mine.py:C"})
 
@@ -140,9 +151,11 @@ def test_numbers_that_yaml_reads_as_text_are_converted(suite, plugin, trajectory
 
 
 def test_the_context_is_given_to_functions_and_classes_that_ask(suite, plugin, trajectory):
-    plugin('@reward("f", kind="shaping")\ndef f(ts, *, context): return [float(context.seed)] * len(ts)\n'
-           '@reward("c", kind="shaping")\nclass C:\n    def __init__(self, context): self.seed = context.seed\n'
-           "    def __call__(self, ts): return [2.0 * self.seed] * len(ts)\n")
+    plugin(
+        '@reward("f", kind="shaping")\ndef f(ts, *, context): return [float(context.seed)] * len(ts)\n'
+        '@reward("c", kind="shaping")\nclass C:\n    def __init__(self, context): self.seed = context.seed\n'
+        "    def __call__(self, ts): return [2.0 * self.seed] * len(ts)\n"
+    )
     scores = suite({"name": "mine.py:f"}, {"name": "mine.py:c"}, seed=11).score([trajectory()])
     assert scores.values["f"].tolist() == [11.0] and scores.values["c"].tolist() == [22.0]
 
@@ -161,9 +174,11 @@ def test_a_keyword_that_the_recipe_keeps_for_itself_is_refused(suite, plugin):
 
 
 def test_listing_rewards_imports_no_heavy_module():
-    code = ("import sys, json; from cib_rl.plugin import describe_rewards; found = describe_rewards(); "
-            "print(json.dumps([[d.name, d.kind, d.summary, d.signature] for d in found])); "
-            "assert not {'torch', 'transformers', 'trl', 'math_verify', 'sympy'} & set(sys.modules)")
+    code = (
+        "import sys, json; from cib_rl.plugin import describe_rewards; found = describe_rewards(); "
+        "print(json.dumps([[d.name, d.kind, d.summary, d.signature] for d in found])); "
+        "assert not {'torch', 'transformers', 'trl', 'math_verify', 'sympy'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     found = {name: (kind, summary, signature) for name, kind, summary, signature in json.loads(done.stdout)}

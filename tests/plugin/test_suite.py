@@ -18,12 +18,12 @@ from cib_rl.recipe import RewardSection
 from cib_rl.trajectory import StopReason
 
 # Rewards that say what the task row tells them to say, so that hypothesis can choose.
-BY_COLUMN = '''
+BY_COLUMN = """
 import json
 @reward("by_column", kind="shaping")
 def by_column(trajectories, *, column: str):
     return [t.task[column] for t in trajectories]
-'''
+"""
 
 VALUES = st.one_of(st.none(), st.floats(-5, 5), st.integers(-3, 3), st.booleans())
 WEIGHTS = st.floats(-2, 2).map(lambda w: round(w, 3))
@@ -61,8 +61,10 @@ def naive(rewards, row):
 def test_sums_are_the_documented_ones_and_do_not_depend_on_the_order(tmp_path, plugin, trajectory, batch, random):
     rewards, rows = batch
     plugin(BY_COLUMN)
-    sections = [RewardSection(name="mine.py", label=f"r{k}", kind=kind, weight=weight, only_when_correct=gated,
-                              column=f"c{k}") for k, (kind, weight, gated) in enumerate(rewards)]
+    sections = [
+        RewardSection(name="mine.py", label=f"r{k}", kind=kind, weight=weight, only_when_correct=gated, column=f"c{k}")
+        for k, (kind, weight, gated) in enumerate(rewards)
+    ]
     one = RewardSuite(sections, RewardContext(base_dir=tmp_path))
 
     def score(order):
@@ -87,12 +89,17 @@ def test_sums_are_the_documented_ones_and_do_not_depend_on_the_order(tmp_path, p
 
 
 def test_token_rewards_are_weighted_summed_and_gated(suite, plugin, trajectory):
-    plugin('@reward("right", kind="outcome")\ndef right(ts): return [float(t.task["ok"]) for t in ts]\n'
-           '@reward("a", kind="shaping")\ndef a(ts): return [TokenRewards([1.0, 2.0, 3.0]) for t in ts]\n'
-           '@reward("b", kind="shaping")\n'
-           'def b(ts): return [TokenRewards([1, 0, -1]) if t.task["ok"] else None for t in ts]\n')
-    one = suite({"name": "mine.py:right"}, {"name": "mine.py:a", "weight": 0.5, "only_when_correct": True},
-                {"name": "mine.py:b", "weight": 2.0})
+    plugin(
+        '@reward("right", kind="outcome")\ndef right(ts): return [float(t.task["ok"]) for t in ts]\n'
+        '@reward("a", kind="shaping")\ndef a(ts): return [TokenRewards([1.0, 2.0, 3.0]) for t in ts]\n'
+        '@reward("b", kind="shaping")\n'
+        'def b(ts): return [TokenRewards([1, 0, -1]) if t.task["ok"] else None for t in ts]\n'
+    )
+    one = suite(
+        {"name": "mine.py:right"},
+        {"name": "mine.py:a", "weight": 0.5, "only_when_correct": True},
+        {"name": "mine.py:b", "weight": 2.0},
+    )
     scores = one.score([trajectory(0, environment=4, ok=True), trajectory(1, ok=False)])
     assert scores.token_rewards[0].tolist() == [2.5, 1.0, -0.5]
     assert scores.token_rewards[1] is None
@@ -101,7 +108,7 @@ def test_token_rewards_are_weighted_summed_and_gated(suite, plugin, trajectory):
     assert scores.total.tolist() == [4.0, 0.0]
 
 
-BY_TASK = '''
+BY_TASK = """
 @reward("judge", kind="outcome")
 def judge(trajectories):
     bad = [t for t in trajectories if t.task["bad"] == "raise"]
@@ -114,21 +121,24 @@ def judge(trajectories):
                     "short": TokenRewards([1.0]), "nan token": TokenRewards([1.0, float("nan"), 1.0]), "shape":
                     TokenRewards([[1.0, 1.0, 1.0]])}.get(t.task["bad"], 1.0))
     return out
-'''
+"""
 
 
-@pytest.mark.parametrize("bad, message, whole_group", [
-    ("raise", r"KeyError: 'boom' .*mine\.py:7.*on group 1 \(task 'task-1'\)", True),
-    ("drop", "returned 1 values for 2 trajectories, on group 1", True),
-    ("nan", "returned nan", False),
-    ("inf", "returned inf", False),
-    ("text", "returned str '1.0' instead of a number", False),
-    ("list", "returned list", False),
-    ("failed", "no luck", False),
-    ("short", r"TokenRewards of shape \(1,\) for 3 policy tokens", False),
-    ("nan token", "TokenRewards with nan at token 1", False),
-    ("shape", r"shape \(1, 3\)", False),
-])
+@pytest.mark.parametrize(
+    "bad, message, whole_group",
+    [
+        ("raise", r"KeyError: 'boom' .*mine\.py:7.*on group 1 \(task 'task-1'\)", True),
+        ("drop", "returned 1 values for 2 trajectories, on group 1", True),
+        ("nan", "returned nan", False),
+        ("inf", "returned inf", False),
+        ("text", "returned str '1.0' instead of a number", False),
+        ("list", "returned list", False),
+        ("failed", "no luck", False),
+        ("short", r"TokenRewards of shape \(1,\) for 3 policy tokens", False),
+        ("nan token", "TokenRewards with nan at token 1", False),
+        ("shape", r"shape \(1, 3\)", False),
+    ],
+)
 def test_an_error_stays_with_its_group_or_row_and_is_never_a_zero(suite, plugin, trajectory, bad, message, whole_group):
     plugin(BY_TASK)
     places = [(group, member) for group in range(3) for member in range(2)]
@@ -166,9 +176,11 @@ def test_failing_everywhere_stops_the_run_unless_the_caller_decides(suite, plugi
 
 
 def test_one_call_suffices_when_nothing_fails_and_one_more_per_group_when_something_does(suite, plugin, trajectory):
-    plugin('calls = []\n@reward("f", kind="outcome")\nclass F:\n    def __init__(self): self.calls = []\n'
-           "    def __call__(self, ts):\n        self.calls.append([t.group for t in ts])\n"
-           '        if any(t.task.get("bad") for t in ts): raise ValueError\n        return [1.0] * len(ts)\n')
+    plugin(
+        'calls = []\n@reward("f", kind="outcome")\nclass F:\n    def __init__(self): self.calls = []\n'
+        "    def __call__(self, ts):\n        self.calls.append([t.group for t in ts])\n"
+        '        if any(t.task.get("bad") for t in ts): raise ValueError\n        return [1.0] * len(ts)\n'
+    )
     one = suite({"name": "mine.py"})
     one.score([trajectory(0), trajectory(1)])
     assert one.rewards[0].target.calls == [[0, 1]]
@@ -193,19 +205,24 @@ def test_a_batch_of_failed_episodes_or_none_at_all_is_no_failure_of_the_rewards(
 
 
 def test_shaping_rewards_see_the_outcome_and_not_the_trajectories_it_failed_on(suite, plugin, trajectory):
-    plugin('@reward("late", kind="shaping")\ndef late(ts): return [10 * t.rewards["first"] for t in ts]\n'
-           '@reward("first", kind="outcome")\ndef first(ts): return [t.task["v"] for t in ts]\n')
+    plugin(
+        '@reward("late", kind="shaping")\ndef late(ts): return [10 * t.rewards["first"] for t in ts]\n'
+        '@reward("first", kind="outcome")\ndef first(ts): return [t.task["v"] for t in ts]\n'
+    )
     one = suite({"name": "mine.py:late"}, {"name": "mine.py:first"})
     scores = one.score([trajectory(0, v=1.0), trajectory(1, v=float("nan")), trajectory(2, v=0.5)])
     np.testing.assert_equal(scores.values["late"], [10.0, np.nan, 5.0])
     assert scores.attempted == {"late": 2, "first": 3}
 
 
-@pytest.mark.parametrize("sections, message", [
-    ([{"name": "mine.py:a"}, {"name": "mine.py:a"}], "two rewards are labelled 'a'"),
-    ([{"name": "mine.py:a", "kind": "shaping", "only_when_correct": True}], "needs an outcome reward"),
-    ([{"name": "mine.py:a", "only_when_correct": True}], "only_when_correct is for shaping"),
-])
+@pytest.mark.parametrize(
+    "sections, message",
+    [
+        ([{"name": "mine.py:a"}, {"name": "mine.py:a"}], "two rewards are labelled 'a'"),
+        ([{"name": "mine.py:a", "kind": "shaping", "only_when_correct": True}], "needs an outcome reward"),
+        ([{"name": "mine.py:a", "only_when_correct": True}], "only_when_correct is for shaping"),
+    ],
+)
 def test_sections_that_make_no_sense_together_are_refused(suite, plugin, sections, message):
     plugin('@reward("a", kind="outcome")\ndef a(ts): return [1.0] * len(ts)\n')
     with pytest.raises(PluginError, match=message):
@@ -214,7 +231,7 @@ def test_sections_that_make_no_sense_together_are_refused(suite, plugin, section
 
 def test_async_rewards_run_together_while_sync_ones_run(suite, plugin, trajectory):
     # Each waits for an event that the next one sets: run one after the other they would wait for ever.
-    source = '''
+    source = """
 import asyncio, threading
 CHAIN = [threading.Event() for _ in range(4)]
 
@@ -240,16 +257,18 @@ def sync(ts):
     CHAIN[2].set()
     assert CHAIN[0].wait(60)
     return [3.0] * len(ts)
-'''
+"""
     plugin(source)
     scores = suite(*({"name": f"mine.py:{n}"} for n in ("first", "second", "sync"))).score([trajectory()])
     assert {k: v.tolist() for k, v in scores.values.items()} == {"first": [1.0], "second": [2.0], "sync": [3.0]}
 
 
 def test_async_rewards_work_under_a_running_loop_and_keep_one_loop(suite, plugin, trajectory):
-    plugin('import asyncio\n@reward("f", kind="outcome")\nclass F:\n    loops = []\n    async def __call__(self, ts):\n'
-           "        self.loops.append(asyncio.get_running_loop())\n        return [1.0] * len(ts)\n"
-           "    async def close(self): self.loops.append(asyncio.get_running_loop())\n")
+    plugin(
+        'import asyncio\n@reward("f", kind="outcome")\nclass F:\n    loops = []\n    async def __call__(self, ts):\n'
+        "        self.loops.append(asyncio.get_running_loop())\n        return [1.0] * len(ts)\n"
+        "    async def close(self): self.loops.append(asyncio.get_running_loop())\n"
+    )
     one = suite({"name": "mine.py"})
 
     async def main():
@@ -264,16 +283,20 @@ def test_async_rewards_work_under_a_running_loop_and_keep_one_loop(suite, plugin
 
 
 def test_an_async_reward_that_raises_is_isolated_too(suite, plugin, trajectory):
-    plugin('@reward("f", kind="outcome")\nasync def f(ts):\n    if ts[-1].group == 1: raise ValueError("here")\n'
-           "    return [1.0] * len(ts)\n")
+    plugin(
+        '@reward("f", kind="outcome")\nasync def f(ts):\n    if ts[-1].group == 1: raise ValueError("here")\n'
+        "    return [1.0] * len(ts)\n"
+    )
     scores = suite({"name": "mine.py"}).score([trajectory(0), trajectory(1)])
     assert scores.valid.tolist() == [True, False]
     assert "on group 1" in scores.errors[0].message
 
 
 def test_an_interrupt_in_a_sync_reward_ends_the_waiting_async_ones(suite, plugin, trajectory):
-    plugin('import asyncio\n@reward("s", kind="outcome")\ndef s(ts): raise KeyboardInterrupt\n'
-           '@reward("a", kind="outcome")\nasync def a(ts): await asyncio.sleep(3600)\n')
+    plugin(
+        'import asyncio\n@reward("s", kind="outcome")\ndef s(ts): raise KeyboardInterrupt\n'
+        '@reward("a", kind="outcome")\nasync def a(ts): await asyncio.sleep(3600)\n'
+    )
     with pytest.raises(KeyboardInterrupt):
         suite({"name": "mine.py:a"}, {"name": "mine.py:s"}).score([trajectory()])
 
@@ -293,8 +316,10 @@ def test_a_cancelled_loop_refuses_what_comes_late_until_it_accepts_again():
 
 
 def test_state_is_saved_and_restored_by_label(suite, plugin):
-    plugin('@reward("f", kind="outcome")\nclass F:\n    n = 0\n    def __call__(self, ts): return [0.0] * len(ts)\n'
-           '    def state_dict(self): return {"n": self.n}\n    def load_state_dict(self, s): self.n = s["n"]\n')
+    plugin(
+        '@reward("f", kind="outcome")\nclass F:\n    n = 0\n    def __call__(self, ts): return [0.0] * len(ts)\n'
+        '    def state_dict(self): return {"n": self.n}\n    def load_state_dict(self, s): self.n = s["n"]\n'
+    )
     one, other = suite({"name": "mine.py", "label": "x"}), suite({"name": "mine.py", "label": "x"})
     one.rewards[0].target.n = 7
     other.load_state_dict(one.state_dict())
@@ -304,8 +329,10 @@ def test_state_is_saved_and_restored_by_label(suite, plugin):
 
 
 def test_numpy_and_torch_values_are_numbers_too(suite, plugin, trajectory):
-    plugin('import numpy, torch\n@reward("n", kind="outcome")\ndef n(ts): return numpy.ones(len(ts))\n'
-           '@reward("t", kind="shaping")\ndef t(ts): return torch.full((len(ts),), 2.0)\n')
+    plugin(
+        'import numpy, torch\n@reward("n", kind="outcome")\ndef n(ts): return numpy.ones(len(ts))\n'
+        '@reward("t", kind="shaping")\ndef t(ts): return torch.full((len(ts),), 2.0)\n'
+    )
     assert suite({"name": "mine.py:n"}, {"name": "mine.py:t"}).score([trajectory()] * 2).total.tolist() == [3.0, 3.0]
 
 

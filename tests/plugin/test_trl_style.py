@@ -14,13 +14,13 @@ class WordTokenizer:
         return " ".join(f"w{i}" for i in ids if not (skip_special_tokens and i == 5))
 
 
-SPY = '''
+SPY = """
 def spy(prompts, completions, completion_ids, level, log_metric, log_extra, trainer_state, bonus=0.0, **kwargs):
     log_extra("seen", completions)
     log_metric("count", len(prompts))
     assert kwargs["answer"] == ["1"] * len(prompts) and "prompt" not in kwargs
     return [len(ids) + lv + bonus if lv is not None else None for ids, lv in zip(completion_ids, level)]
-'''
+"""
 
 
 def test_a_function_gets_what_trl_would_give_it(suite, plugin, trajectory):

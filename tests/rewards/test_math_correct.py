@@ -16,8 +16,14 @@ def episode(group: int, gold: object, answer: str | None) -> Trajectory:
 def test_right_wrong_missing_and_error():
     suite = RewardSuite([RewardSection(name="math_correct", timeout=8.0, workers=1)], RewardContext())
     try:
-        made = [episode(0, r"\frac{1}{2}", "0.5"), episode(0, r"\frac{1}{2}", "0.6"), episode(1, 72, "72"),
-                episode(1, 72, None), episode(2, "72", "9^{9^{9^{9}}}"), episode(2, 0.25, "1/4")]
+        made = [
+            episode(0, r"\frac{1}{2}", "0.5"),
+            episode(0, r"\frac{1}{2}", "0.6"),
+            episode(1, 72, "72"),
+            episode(1, 72, None),
+            episode(2, "72", "9^{9^{9^{9}}}"),
+            episode(2, 0.25, "1/4"),
+        ]
         scores = suite.score(made)
     finally:
         suite.close()

@@ -1,0 +1,123 @@
+"""Training with the real vLLM in this process. One engine serves all tests: starting it takes longer than they do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from cib_rl.engines.factory import make_engine
+from cib_rl.engines.weights import policy_tensors
+from cib_rl.errors import UserError
+from cib_rl.trainers import run
+from cib_rl.trajectory_io import read_trajectories
+from tests.trainers.support import HERE, tiny_recipe
+from tests.trainers.test_distributed import launch, moved_apart, plain_weights, records
+
+pytestmark = [pytest.mark.trl, pytest.mark.vllm, pytest.mark.slow]
+
+ENGINE = {"name": "vllm", "max_num_seqs": 8, "max_model_len": 64, "check_every": 1, "max_logprob_gap": 1e-4}
+
+
+class _SharedEngine:
+    """Made by the first run as any run makes it, then kept: every run brings its own weights with its first sync."""
+
+    engine = None
+
+    def make(self, *parts):
+        if self.engine is None:
+            self.engine = make_engine(*parts)
+            self.close, self.engine.close = self.engine.close, lambda: None
+        return self.engine
+
+
+@pytest.fixture(scope="module")
+def shared():
+    shared = _SharedEngine()
+    yield shared
+    if shared.engine is not None:
+        shared.close()
+
+
+@pytest.fixture
+def make_recipe(tmp_path, tiny_model_dir, monkeypatch, shared):
+    monkeypatch.setattr(run, "make_engine", shared.make)
+
+    def make(**changes):
+        engine = ENGINE | changes.pop("engine", {})
+        options = {"trainer.steps": 3, "trainer.learning_rate": 0.01, "sampling.temperature": 0.8, **changes}
+        return tiny_recipe(tiny_model_dir, tmp_path, **options, engine=engine)
+
+    return make
+
+
+class _Gradient(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.value = {n: p.grad.detach().clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 16}])
+def test_engine_and_trainer_agree_after_every_update(make_recipe, tiny_model_dir, lora):
+    recipe = make_recipe(lora=lora, **{"trainer.learning_rate": 0.05 if lora else 0.01})
+    with run.prepare(recipe) as trainer:
+        trainer.train()
+        weights = {n: t.detach().clone() for n, t in policy_tensors(trainer.model)}
+        lines = trainer.run_folder.read_metrics()
+    start = plain_weights(tiny_model_dir)
+    assert moved_apart(weights, start, start) == 1  # at least 0.01 away: the engine's first weights would not do
+    assert len(lines) == 3 and all(0 < line["gap/max"] < 1e-4 for line in lines)
+    for line in lines:
+        assert line["ratio/median"] == pytest.approx(1, abs=1e-4) and line["ratio/missing"] == 0
+        assert line["ratio/clipped_share"] == 0 and abs(line["ratio/kl_engine_trainer"]) < 1e-4
+
+
+def test_the_gradient_carries_the_importance_weight(make_recipe, tiny_model_dir):
+    """Clipped at 0.9, below every ratio: the weight is seen in each token's term."""
+    gradient = _Gradient()
+    changes = {
+        "trainer.steps": 1,
+        "trainer.importance": {"clip_max": 0.9},
+        "rewards": [{"name": f"{HERE}:even_length"}],
+    }
+    folder = run.train(make_recipe(**changes), callbacks=[gradient], progress=False)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    trajectories = read_trajectories(folder / "trajectories" / "step-000000-rank0.parquet")
+    objective, tokens = 0.0, 0
+    for group in {t.group for t in trajectories}:
+        members = [t for t in trajectories if t.group == group]
+        outcome = np.array([float(t.num_tokens % 2 == 0) for t in members])
+        for t, advantage in zip(members, (outcome - outcome.mean()) / (outcome.std(ddof=1) + 0.2), strict=True):
+            prompt, ids = t.segments[0].prompt_ids, t.completion_ids
+            logps = (model(torch.tensor([prompt + ids])).logits[0] / 0.8).log_softmax(-1)
+            logps = logps[len(prompt) - 1 : -1].gather(-1, torch.tensor(ids)[:, None])[:, 0]
+            weight = (logps.detach() - torch.tensor(t.logprobs)).exp().clamp(max=0.9)
+            objective = objective + ((logps - logps.detach()).exp() * weight).sum() * advantage
+            tokens += len(ids)
+    (-objective / tokens).backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) > 1e-3
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradient.value[name], parameter.grad, atol=5e-6, rtol=5e-4)
+
+
+def test_a_gap_over_the_limit_stops_the_run(make_recipe):
+    with pytest.raises(UserError, match=r"engine and trainer disagree.*limit 1e-12, engine\.max_logprob_gap"):
+        run.train(make_recipe(engine={"max_logprob_gap": 1e-12}), progress=False)
+
+
+@pytest.mark.deepspeed
+def test_two_processes_with_an_engine_each(tmp_path, tiny_model_dir):
+    """Plain, and with the policy sharded by ZeRO-3: its weights are gathered on their way to each engine."""
+    (tmp_path / "zero3.json").write_text(
+        json.dumps({"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 3}})
+    )
+    jobs = {}
+    for name, changes in {"plain": {}, "zero3": {"trainer.deepspeed": str(tmp_path / "zero3.json")}}.items():
+        (tmp_path / name).mkdir()
+        changes |= {"trainer.steps": 2, "trainer.learning_rate": 0.01}
+        jobs[name] = {"recipe": tiny_recipe(tiny_model_dir, tmp_path / name, engine=ENGINE, **changes)}
+    launch(tmp_path, jobs)
+    for name in jobs:
+        assert [r["error"] for r in records(tmp_path, name)] == [None, None]
+        lines = run.RunFolder(tmp_path / name / "runs" / "run").read_metrics()
+        assert len(lines) == 2 and all(0 < line["gap/max"] < 1e-4 for line in lines)
