@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,20 @@ def resolve_model(reference: str, base_dir: Path) -> str:
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise UserError(f"model: {path} is no model folder (it has neither config.json nor adapter_config.json)")
     return str(path)
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """Models made in this block are whole on every process. Under ZeRO-3, which is switched on globally, transformers
+    shards every model it makes; only the policy and its reference have what gathers the shards again."""
+    from transformers.integrations import deepspeed
+
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = before
 
 
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:

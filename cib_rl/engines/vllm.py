@@ -25,6 +25,7 @@ from cib_rl.engines.stops import StopWatch
 from cib_rl.engines.support import context_length, end_of_sequence_ids
 from cib_rl.engines.weights import collect
 from cib_rl.errors import UserError
+from cib_rl.models import unsharded
 from cib_rl.recipe import EngineSection
 from cib_rl.trajectory import StopReason
 
@@ -85,7 +86,7 @@ class VLLMEngine(PumpedEngine):
         self._sleeps = section.sleep and self._on_gpu
         self._asleep = False
         # The names a checkpoint of this model has: vLLM itself takes partial sets without a word.
-        with torch.device("meta"):
+        with unsharded(), torch.device("meta"):
             plain = AutoModelForCausalLM.from_config(config)
         self._shapes = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
         self._requests: dict[str, Request] = {}

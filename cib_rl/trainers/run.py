@@ -23,7 +23,7 @@ from cib_rl.environments.base import encode_prompt, make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
 from cib_rl.grading.selfcheck import check_recipe_golds
-from cib_rl.models import load_policy, load_tokenizer, resolve_model
+from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
@@ -109,7 +109,8 @@ def prepare(
         check_processes(checkpoint, state.num_processes)
     elif recipe.run_name and state.is_main_process:
         require_free(base_dir / recipe.output / recipe.run_name)
-    suite = RewardSuite(recipe.rewards, context)
+    with unsharded():  # a reward's model, e.g. the prior
+        suite = RewardSuite(recipe.rewards, context)
     engine: Engine | None = None
     merged = ExitStack()
     try:
@@ -186,7 +187,8 @@ def _plain_model(recipe: Recipe, reference: str) -> Iterator[str]:
         yield reference
         return
     with tempfile.TemporaryDirectory(prefix="cib-rl-merged-") as folder:
-        load_policy(reference, recipe.trainer.dtype).save_pretrained(folder)
+        with unsharded():
+            load_policy(reference, recipe.trainer.dtype).save_pretrained(folder)
         yield folder
 
 
