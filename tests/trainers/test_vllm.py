@@ -107,17 +107,21 @@ def test_a_gap_over_the_limit_stops_the_run(make_recipe):
 
 @pytest.mark.deepspeed
 def test_two_processes_with_an_engine_each(tmp_path, tiny_model_dir):
-    """Plain, and with the policy sharded by ZeRO-3: its weights are gathered on their way to each engine."""
+    """Plain, and with the policy sharded by ZeRO-3 (beside a prior that is not): both train the same."""
     (tmp_path / "zero3.json").write_text(
         json.dumps({"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 3}})
     )
+    surprisal = {"name": "surprisal", "weight": 0.01, "prior": {"name": "language_model", "model": str(tiny_model_dir)}}
+    rewards = [{"name": f"{HERE}:even_length"}, surprisal]
     jobs = {}
     for name, changes in {"plain": {}, "zero3": {"trainer.deepspeed": str(tmp_path / "zero3.json")}}.items():
         (tmp_path / name).mkdir()
-        changes |= {"trainer.steps": 2, "trainer.learning_rate": 0.01}
+        changes |= {"trainer.steps": 2, "trainer.learning_rate": 0.01, "trainer.kl": 0.01, "rewards": rewards}
         jobs[name] = {"recipe": tiny_recipe(tiny_model_dir, tmp_path / name, engine=ENGINE, **changes)}
     launch(tmp_path, jobs)
     for name in jobs:
         assert [r["error"] for r in records(tmp_path, name)] == [None, None]
         lines = run.RunFolder(tmp_path / name / "runs" / "run").read_metrics()
         assert len(lines) == 2 and all(0 < line["gap/max"] < 1e-4 for line in lines)
+    plain, zero3 = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in jobs)
+    assert moved_apart(zero3, plain, plain_weights(tiny_model_dir)) < 1e-2
