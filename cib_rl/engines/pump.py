@@ -88,6 +88,7 @@ class PumpedEngine(Engine):
         self._begun = False
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ending = (StopReason.CANCELLED, "the engine was closed")  # what requests after the end are told
 
     # ------------------------------------------------------------ what an engine implements
 
@@ -140,7 +141,7 @@ class PumpedEngine(Engine):
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=60)
-        self._resolve([Finished(r, StopReason.CANCELLED, error="the engine was closed") for r in self._all()])
+        self._resolve([Finished(r, self._ending[0], error=self._ending[1]) for r in self._all()])
 
     @contextmanager
     def _exclusive(self, what: str) -> Iterator[None]:
@@ -161,8 +162,6 @@ class PumpedEngine(Engine):
         def error(message: str) -> Generation:
             return Generation(stop_reason=StopReason.ERROR, error=message, weights_version=self.weights_version)
 
-        if self._closed:
-            return Generation(stop_reason=StopReason.CANCELLED, error="the engine was closed")
         if not prompt_ids:
             return error("the prompt has no tokens")
         if min(prompt_ids) < 0 or max(prompt_ids) >= self.vocab_size:
@@ -183,6 +182,10 @@ class PumpedEngine(Engine):
         with self._changed:
             request = Request(self._next_id, list(prompt_ids), sampling)
             self._next_id += 1
+            if self._closed:  # asked under the lock: no thread is left that would ever answer
+                reason, message = self._ending
+                self._resolve([Finished(request, reason, error=message)])
+                return request
             self._waiting.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=f"{type(self).__name__} pump", daemon=True)
@@ -196,18 +199,17 @@ class PumpedEngine(Engine):
     # ------------------------------------------------------------ the thread
 
     def _loop(self) -> None:
-        message = "the engine was closed"
-        reason = StopReason.CANCELLED
+        ending = self._ending
         try:
             while self._turn():
                 pass
             self._abort_quietly(list(self._running.values()))
             self._finish_work()
         except Exception as error:  # a mistake in the pump itself: whoever waits must hear of it
-            reason, message = StopReason.ERROR, f"the engine broke: {type(error).__name__}: {error}"
+            ending = StopReason.ERROR, f"the engine broke: {type(error).__name__}: {error}"
         with self._changed:
-            self._closed = True
-            left = [Finished(r, reason, error=message) for r in self._all()]
+            self._closed, self._ending = True, ending
+            left = [Finished(r, ending[0], error=ending[1]) for r in self._all()]
             self._forget(left)
         self._resolve(left)
 

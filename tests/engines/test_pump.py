@@ -162,7 +162,21 @@ def test_a_pump_that_breaks_tells_whoever_waits_and_closes() -> None:
     assert {r.stop_reason for r in results} == {StopReason.ERROR}
     assert "the engine broke: RuntimeError: no end" in str(results[0].error)
     later = within(20, engine.generate([1], Sampling(max_tokens=2, seed=0)))
-    assert later.stop_reason is StopReason.CANCELLED
+    assert later.stop_reason is StopReason.ERROR and later.error == results[0].error
+
+
+def test_a_request_that_meets_the_end_of_the_pump_is_answered() -> None:
+    """The pump ends after the request was found good and before it is queued: no thread is left to answer it."""
+    engine = Counting()
+    submit = engine._submit
+
+    def late(*arguments: Any) -> Any:
+        engine.close()
+        return submit(*arguments)
+
+    engine._submit = late  # type: ignore[method-assign]
+    result = within(20, engine.generate([1], Sampling(max_tokens=2, seed=0)))
+    assert (result.stop_reason, result.error) == (StopReason.CANCELLED, "the engine was closed")
 
 
 def test_closing_resolves_what_runs_and_what_waits() -> None:
