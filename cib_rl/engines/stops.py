@@ -28,7 +28,7 @@ class StopWatch:
         before = self._decode(self._ids[: self._read])
         after = self._decode(self._ids)
         new = after[len(before) :]
-        found = self._find(self._tail + new.rstrip(_INCOMPLETE))
+        found = self._find(self._tail + new)
         if new.endswith(_INCOMPLETE) and len(self._ids) - self._read < 8:
             return found
         self._tail = (self._tail + new)[-self._keep :] if self._keep else ""
