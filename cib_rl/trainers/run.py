@@ -122,6 +122,7 @@ def prepare(
         engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state)
+        arguments.output_dir = str(folder.path)
         rollouts = Rollouts(environment, engine, tokenizer, recipe.environment.answer)
         collector = Collector(
             TaskStream(rows, recipe.seed),
