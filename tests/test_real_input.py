@@ -229,7 +229,7 @@ def test_the_shipped_warm_start_recipe_is_valid():
 # ---------------------------------------------------------------- a folder, JSON Lines in GSM8K's format, one step
 
 
-def make_model_folder(folder: Path, template: str) -> Path:
+def make_model_folder(folder: Path, template: str, *, head_dim: int = 16) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -243,7 +243,7 @@ def make_model_folder(folder: Path, template: str) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
-            head_dim=16,
+            head_dim=head_dim,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,
@@ -309,6 +309,32 @@ def test_the_shipped_recipe_makes_a_step_on_a_model_folder_and_gsm8k_rows(tmp_pa
     )
     # Nothing was right, so all the signal is the surprisal's.
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vllm_takes_more_prompt_tokens_at_once_than_one_of_its_passes(tmp_path):
+    from cib_rl.engines.vllm import VLLMEngine
+    from cib_rl.recipe import EngineSection
+
+    model = make_model_folder(tmp_path / "model", "qwen3", head_dim=32)
+    tokenizer = make_tokenizer("qwen3")
+    engine = VLLMEngine(model, tokenizer, EngineSection(name="vllm", max_num_seqs=40, max_model_len=256))
+    draw = random.Random(0)
+    prompts = [[draw.randrange(3, 300) for _ in range(240)] for _ in range(40)]  # 9,600 tokens; a pass takes 4,096
+
+    async def all_at_once():
+        engine.set_active_episodes(len(prompts))
+        return await asyncio.gather(
+            *(engine.generate(prompt, Sampling(max_tokens=4, seed=i)) for i, prompt in enumerate(prompts))
+        )
+
+    try:
+        generations = asyncio.run(all_at_once())
+    finally:
+        engine.close()
+    assert [generation.error for generation in generations] == [None] * len(prompts)
+    assert all(1 <= len(generation.ids) <= 4 for generation in generations)
 
 
 def test_gsm8k_rows_read_as_numbers(tmp_path):

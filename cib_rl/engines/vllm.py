@@ -296,6 +296,8 @@ def _build(model: str, config: Any, section: EngineSection, length: int, seed: i
         options.update(gpu_memory_utilization=section.gpu_memory_utilization, enable_sleep_mode=section.sleep)
     else:
         options.update(enforce_eager=True, kv_cache_memory_bytes=_cpu_cache_bytes(config, section.max_num_seqs, length))
+        # A prompt cut in two makes vLLM set a request's random generator back, which CPU generators cannot do.
+        options.update(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, length))
     try:
         return LLM(
             model=model,
