@@ -124,6 +124,12 @@ def test_a_template_that_opens_the_thinking_makes_the_first_token_reasoning(temp
     assert first.answer == "7"
 
 
+@pytest.mark.parametrize("template", THINKS_IN_PROMPT)
+def test_what_stands_before_a_second_opening_tag_is_reasoning_too(template):
+    (trajectory,), tokenizer = play(template, ["Ann has <think>3 + 4</think> \\boxed{7}"])
+    assert reasoning_text(trajectory, tokenizer) == "Ann has <think>3 + 4</think>"
+
+
 def test_a_policy_that_opens_the_thinking_itself_has_its_tags_counted():
     text = "<think>\n3 + 4 = 7\n</think>\n\n\\boxed{7}"
     (trajectory,), tokenizer = play("qwen3", [text])
