@@ -229,6 +229,12 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
                 f"warning: {cut:.0%} of this window's completions were cut off by a limit; raise "
                 "environment.max_completion_length, or the reward will mostly be that of unfinished answers"
             )
+        failed = [error for t in window.trajectories if t.failed for error in t.errors[:1]]
+        if failed:
+            self.accelerator.print(
+                f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "
+                f"loss; the first: {failed[0]}"
+            )
 
     # ---- the learning side ------------------------------------------------------------------------------------------
 

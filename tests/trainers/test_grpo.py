@@ -193,7 +193,7 @@ def test_nothing_left_to_learn_from_is_a_clear_error(tmp_path, tiny_model_dir, m
         _first_gradient(recipe, monkeypatch)
 
 
-def test_failed_completions_leave_baseline_and_loss(tmp_path, tiny_model_dir, monkeypatch):
+def test_failed_completions_leave_baseline_and_loss_and_are_told_of(tmp_path, tiny_model_dir, monkeypatch, capsys):
     class Failing(RandomEngine):
         async def generate(self, prompt_ids, sampling):
             generation = await super().generate(prompt_ids, sampling)
@@ -209,6 +209,7 @@ def test_failed_completions_leave_baseline_and_loss(tmp_path, tiny_model_dir, mo
     assert set(failed.tracks["advantage"]) == {0.0}
     assert sum(t.tracks["advantage"][0] for t in others) == pytest.approx(0, abs=1e-5)
     assert trainer.run_folder.read_metrics()[0]["error_share"] == pytest.approx(1 / 8)
+    assert "1 of 8 completions failed" in capsys.readouterr().out
 
 
 def test_trl_reads_from_a_batch_what_we_think_it_reads():
