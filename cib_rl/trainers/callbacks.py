@@ -35,7 +35,8 @@ class MetricsCallback(TrainerCallback):
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(str(self.folder.path / "tensorboard"))
+                # After resuming, what an earlier process wrote from this step on is hidden.
+                self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=state.global_step)
             for name, value in numbers.items():
                 self._writer.add_scalar(name, value, state.global_step)
 

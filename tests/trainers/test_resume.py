@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,16 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path, tiny_mod
     recipe.trainer.steps = 3
     assert run.train(recipe, resume=folder, progress=False) == folder
     assert [line["step"] for line in _metrics(folder)] == [1, 2, 3]
+
+
+def test_evaluations_after_the_checkpoint_are_made_again(tmp_path, tiny_model_dir, monkeypatch):
+    task = {"name": "jsonl", "path": str(tmp_path / "tasks.jsonl")}
+    changes = {"evaluation": {"task": task, "problems": 2, "every": 1}, "logging": {"tensorboard": True}}
+    recipe, folder = _short_run(tiny_model_dir, tmp_path, monkeypatch, **changes)
+    shutil.rmtree(folder / "checkpoints" / "step-000002")  # as after a crash in step 2, its evaluation done
+    run.train(recipe, resume=folder, progress=False)
+    assert sorted(path.name for path in (folder / "evaluations").iterdir()) == [f"step-00000{k}" for k in (0, 1, 2)]
+    assert [line["step"] for line in _metrics(folder) if "eval/accuracy" in line] == [0, 1, 2]
 
 
 def test_a_damaged_or_unfinished_checkpoint_is_never_resumed(tmp_path, tiny_model_dir, monkeypatch):
