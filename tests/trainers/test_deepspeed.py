@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+import yaml
 
-from tests.trainers.support import tiny_recipe
+from tests.trainers.support import HERE, tiny_recipe
 from tests.trainers.test_distributed import launch, moved_apart, plain_weights, records
 
 pytestmark = [pytest.mark.trl, pytest.mark.deepspeed, pytest.mark.slow]
@@ -74,3 +75,13 @@ def test_zero2_trains_adapters(done, tiny_model_dir):
 def test_sharded_parameters_are_refused_by_the_engine_that_shares_them(done):
     errors = {r["error"] for r in records(done, "zero3")}
     assert len(errors) == 1 and "sharded (ZeRO-3 or FSDP)" in errors.copy().pop()
+
+
+def test_the_shipped_accelerate_config_starts_deepspeed(tmp_path, tiny_model_dir):
+    """`accelerate launch --config_file zero2.yaml`, with two processes and no bf16; the recipe says nothing of it."""
+    shipped = yaml.safe_load((HERE.parents[2] / "recipes" / "launch" / "zero2.yaml").read_text())
+    (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(shipped | {"num_processes": 2, "mixed_precision": "no"}))
+    launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "zero2.yaml"), "--main_process_port", "0"]
+    launch(tmp_path, {"shipped": {"recipe": tiny_recipe(tiny_model_dir, tmp_path)}}, launcher)
+    for record in records(tmp_path, "shipped"):
+        assert (record["error"], record["engine"]) == (None, "DeepSpeedEngine")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,26 @@ from tests.trainers.support import HERE, tiny_recipe
 pytestmark = [pytest.mark.trl, pytest.mark.slow]
 
 
-def launch(folder: Path, jobs: dict, processes: int = 2, **environment: str) -> None:
-    """Run the jobs in `processes` processes under torchrun."""
+TORCHRUN = [
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+]
+
+
+def launch(folder: Path, jobs: dict, launcher: Sequence[str] = TORCHRUN) -> None:
+    """Run the jobs in two processes (see `jobs_worker`); `launcher`: a module and its arguments."""
     listed = {
         name: {**job, "recipe": job["recipe"].model_dump(mode="json", exclude_unset=True)} for name, job in jobs.items()
     }
     (folder / "jobs.json").write_text(json.dumps(listed))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command += [str(HERE.with_name("jobs_worker.py")), str(folder), str(processes)]
-    variables = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(HERE.parents[2]), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, timeout=800)
+    command = [sys.executable, "-m", *launcher, str(HERE.with_name("jobs_worker.py")), str(folder), "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(HERE.parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-8000:]
 
 
