@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,9 @@ def _to_record(t: Trajectory, step: int) -> dict[str, Any]:
         "stop_reason": t.stop_reason.value if t.stop_reason else None,
         "rewards": json.dumps(t.rewards),
         "diagnostics": json.dumps(t.diagnostics),
-        "turns": json.dumps([asdict(turn) for turn in t.turns]),
+        "turns": json.dumps([vars(turn) for turn in t.turns]),
         "errors": t.errors,
-        "segments": [asdict(segment) for segment in t.segments],
+        "segments": [vars(segment) for segment in t.segments],  # asdict would copy every token
         "tracks": [{"name": name, "values": values} for name, values in t.tracks.items()],
     }
 
