@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cib_rl.priors.rate import rate_nats
 from cib_rl.trainers.collect import Window
 
 # Gathers one list from every process and joins them in rank order.
@@ -59,7 +60,7 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
         scored = [row for row in valid if np.isfinite(row["surprisal"])]
         metrics["surprisal/completion"] = _mean([row["surprisal"] for row in scored])
         metrics["surprisal/token"] = _ratio(scored, "surprisal")
-        metrics["rate_nats"] = _mean([row["surprisal"] - row["entropy"] for row in scored])
+        metrics["rate_nats"] = rate_nats([row["surprisal"] for row in scored], [row["entropy"] for row in scored])
     reasons = Counter(row["stop"] for row in rows)
     metrics |= {f"stop/{reason}": count / len(rows) for reason, count in sorted(reasons.items())}
     for name in sorted(window.counts):

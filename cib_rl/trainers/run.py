@@ -114,7 +114,10 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
-        check_recipe_golds(recipe, rows, suite)
+        reports = check_recipe_golds(recipe, rows, suite)
+        # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
+        ungradable = {bad.index for report in reports for bad in report.ungradable}
+        rows = [row for index, row in enumerate(rows) if index not in ungradable]
         plain = merged.enter_context(_plain_model(recipe, reference))
         model = _make_policy(recipe, reference)
         if recipe.lora is None:

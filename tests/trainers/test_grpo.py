@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from cib_rl.errors import UserError
+from cib_rl.grading.selfcheck import Report, Ungradable
 from cib_rl.trainers import run
 from cib_rl.trainers.grpo import LOSS_KEYS
 from cib_rl.trajectory_io import read_trajectories
@@ -243,6 +244,13 @@ def test_trl_reads_from_a_batch_what_we_think_it_reads():
     # Only with TRL's own vLLM, which is never switched on here.
     engine = {"importance_sampling_ratio", "sampling_per_token_logps"}
     assert read - multimodal - engine == set(LOSS_KEYS)
+
+
+def test_rows_whose_gold_may_be_ungradable_are_not_trained_on(tmp_path, tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(run, "make_engine", lambda *_: RandomEngine())
+    monkeypatch.setattr(run, "check_recipe_golds", lambda *_: [Report(16, [Ungradable(3, "3", "x", "no gold")])])
+    with run.prepare(tiny_recipe(tiny_model_dir, tmp_path)) as trainer:
+        assert [row["id"] for row in trainer.collector.stream.rows] == [str(i) for i in range(16) if i != 3]
 
 
 def test_groups_that_processes_would_split_are_refused(tmp_path, tiny_model_dir):
