@@ -10,6 +10,7 @@ from cib_rl.evals.report import compare as compare_results
 from cib_rl.evals.report import print_summary, save_comparison
 from cib_rl.evals.result_io import load_result
 from cib_rl.evals.runner import evaluate
+from cib_rl.progress import RunProgress
 
 
 def run_evaluation(model: str, benchmark: str, *, output: Path | None, compare: Path | None, **options: Any) -> Path:
@@ -23,7 +24,7 @@ def run_evaluation(model: str, benchmark: str, *, output: Path | None, compare: 
     before = load_result(compare) if compare is not None else None  # a wrong path shows before an hour of sampling
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = output if output is not None else Path("runs") / f"eval-{benchmark.replace(':', '_')}-{stamp}"
-    result = evaluate(model, benchmark, output=folder, **options)
+    result = evaluate(model, benchmark, output=folder, progress=RunProgress(), **options)
     print_summary(result)
     if before is not None:
         comparison = compare_results(before, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -47,20 +47,25 @@ class Rollouts:
         self.answer_style = answer_style
         self.seconds = 0.0  # of the last `run`
 
-    def run(self, episodes: Sequence[Episode], sampling: Sampling) -> list[Trajectory]:
+    def run(
+        self, episodes: Sequence[Episode], sampling: Sampling, on_episode: Callable[[int], None] | None = None
+    ) -> list[Trajectory]:
         """Play all episodes and return their trajectories in the same order.
 
         `sampling.max_tokens` is the budget of an episode, all turns together. An episode that raises yields a
-        trajectory with the message in `errors`; a UserError (a mistake in recipe or data) is raised.
+        trajectory with the message in `errors`; a UserError (a mistake in recipe or data) is raised. `on_episode` is
+        told after each episode how many have ended.
         """
         started = time.perf_counter()
-        trajectories = _run_anywhere(self._run_all(episodes, sampling))
+        trajectories = _run_anywhere(self._run_all(episodes, sampling, on_episode))
         for trajectory in trajectories:
             self._finish(trajectory)
         self.seconds = time.perf_counter() - started
         return trajectories
 
-    async def _run_all(self, episodes: Sequence[Episode], sampling: Sampling) -> list[Trajectory]:
+    async def _run_all(
+        self, episodes: Sequence[Episode], sampling: Sampling, on_episode: Callable[[int], None] | None
+    ) -> list[Trajectory]:
         running = len(episodes)
         self.engine.set_active_episodes(running)
 
@@ -83,6 +88,8 @@ class Rollouts:
             finally:
                 running -= 1
                 self.engine.set_active_episodes(running)
+            if on_episode is not None:
+                on_episode(len(episodes) - running)
             trajectory.group, trajectory.member = episode.group, episode.member
             return trajectory
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cib_rl.evals.scoring import score_rows
 from cib_rl.grading.selfcheck import check_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model
 from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.progress import RunProgress
 from cib_rl.recipe import EngineSection, Recipe
 from cib_rl.rollout import Rollouts
 from cib_rl.tasks import Row, load_rows
@@ -46,6 +48,7 @@ def evaluate(
     deterministic: bool = False,
     max_ungradable: float | None = None,
     max_error_share: float = 0.05,
+    progress: RunProgress | None = None,
 ) -> EvalResult:
     """Generate and grade `samples` answers to each problem, save them, and return them.
 
@@ -62,6 +65,7 @@ def evaluate(
         dtype: default: bfloat16 on a GPU, float32 without.
         max_ungradable: share of rows allowed whose gold answer does not grade as right; default: the benchmark's.
         max_error_share: share of samples allowed to be errors; more is a UserError, after saving.
+        progress: where to show how far it is.
 
     Raises UserError for anything the user can mend, before generating where that can be known.
     """
@@ -77,19 +81,20 @@ def evaluate(
     section = engine_section(engine, engine_options)
     reference = resolve_model(model_ref, Path.cwd())
     tokenizer = load_tokenizer(reference)
+    sampling = Sampling(
+        max_tokens=asked.max_completion_length,
+        temperature=chosen.temperature if temperature is None else temperature,
+        top_p=chosen.top_p if top_p is None else top_p,
+        timeout=asked.timeout,
+    )
     context = RewardContext(
         tokenizer=tokenizer, seed=seed, deterministic=deterministic, max_completion_length=asked.max_completion_length
     )
-    suite = RewardSuite(chosen.rewards, context)
-    running: Engine | None = None
-    try:
+    with ExitStack() as stack:
+        suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context)))
         check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
-        running = start_engine(section, reference, tokenizer, dtype=dtype, deterministic=deterministic, seed=seed)
-        sampling = Sampling(
-            max_tokens=asked.max_completion_length,
-            temperature=chosen.temperature if temperature is None else temperature,
-            top_p=chosen.top_p if top_p is None else top_p,
-            timeout=asked.timeout,
+        running = stack.enter_context(
+            closing(start_engine(section, reference, tokenizer, dtype=dtype, deterministic=deterministic, seed=seed))
         )
         result = score_rows(
             rows,
@@ -109,18 +114,17 @@ def evaluate(
                 "deterministic": deterministic,
             },
             versions={"model": model_fingerprint(reference), "rows": rows_fingerprint(rows)},
+            progress=progress,
         )
-    finally:
-        if running is not None:
-            running.close()
-        suite.close()
     if target is not None:
         result.save(target)
     result.require_graded(max_error_share)
     return result
 
 
-def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base_dir: Path) -> EvalResult:
+def evaluate_policy(
+    recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base_dir: Path, progress: RunProgress | None = None
+) -> EvalResult:
     """The recipe's held-out evaluation with the engine, environment and rewards of training. Called by every process.
 
     Raises UserError for what `evaluation_rows` refuses, or when too many samples are errors.
@@ -154,6 +158,7 @@ def evaluate_policy(recipe: Recipe, rollouts: Rollouts, suite: RewardSuite, base
             "weights_version": rollouts.engine.weights_version,
         },
         versions={"rows": rows_fingerprint(rows)},
+        progress=progress,
     )
     result.require_graded()
     return result

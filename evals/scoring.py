@@ -16,6 +16,7 @@ from cib_rl.evals.benchmarks.base import Measure
 from cib_rl.evals.result import EvalResult, Sample, make_sample
 from cib_rl.grading.answers import extract_answer
 from cib_rl.plugin import RewardSuite
+from cib_rl.progress import RunProgress
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.run_folder import package_versions
 from cib_rl.seeds import derive_seed
@@ -39,6 +40,7 @@ def score_rows(
     measure: Measure | None = None,
     settings: dict[str, Any] | None = None,
     versions: dict[str, Any] | None = None,
+    progress: RunProgress | None = None,
 ) -> EvalResult:
     """Play `samples` episodes of every row and grade them.
 
@@ -59,7 +61,11 @@ def score_rows(
         for index in range(samples)
         if position % processes == rank
     ]
-    trajectories = rollouts.run(episodes, sampling)
+    if progress is None:
+        trajectories = rollouts.run(episodes, sampling)
+    else:
+        with progress.track("evaluation", len(episodes)) as bar:
+            trajectories = rollouts.run(episodes, sampling, bar.update)
     graded = _grade(trajectories, suite, [episode.seed for episode in episodes])
     if measure is not None:
         graded = [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cib_rl.evals.runner import evaluate_policy
 from cib_rl.plugin import RewardSuite
+from cib_rl.progress import Bar, RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.rollout import Rollouts
 from cib_rl.run_folder import RunFolder
@@ -53,7 +54,13 @@ class EvaluationCallback(TrainerCallback):
     """Held-out evaluation before, during and after training, on the same engine, environment and grading."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, rollouts: Rollouts, suite: RewardSuite, base_dir: Path
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        rollouts: Rollouts,
+        suite: RewardSuite,
+        base_dir: Path,
+        progress: RunProgress | None = None,
     ) -> None:
         self.section = recipe.evaluation
         self.recipe = recipe
@@ -61,6 +68,7 @@ class EvaluationCallback(TrainerCallback):
         self.rollouts = rollouts
         self.suite = suite
         self.base_dir = base_dir
+        self.progress = progress
         self.trainer: Any = None  # set by the trainer: evaluation needs its weights in the engine
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -76,7 +84,7 @@ class EvaluationCallback(TrainerCallback):
 
     def _evaluate(self, step: int) -> None:
         with self.trainer.engine_in_use():
-            result = evaluate_policy(self.recipe, self.rollouts, self.suite, self.base_dir)
+            result = evaluate_policy(self.recipe, self.rollouts, self.suite, self.base_dir, self.progress)
         if self.trainer.accelerator.is_main_process:
             result.save(self.folder.evaluations / f"step-{step:06d}")
             summary = result.summary()
@@ -85,32 +93,25 @@ class EvaluationCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar with the time left, and the numbers one watches."""
+    """The training's bar, and the numbers one watches."""
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        self._bar: Any = None
+    def __init__(self, progress: RunProgress) -> None:
+        self.progress = progress
+        self._open = ExitStack()
+        self._bar: Bar | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._progress.start()
-        self._bar = self._progress.add_task("train", total=state.max_steps, completed=state.global_step, note="")
+        self._bar = self._open.enter_context(
+            self.progress.track("training", state.max_steps, state.global_step, keep=True)
+        )
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if self._bar is not None and logs and "accuracy" in logs:
             note = f"accuracy {logs['accuracy']:.0%}, {logs['tokens/mean']:.0f} tokens"
-            self._progress.update(self._bar, completed=state.global_step, note=note)
+            self._bar.update(state.global_step, note)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._bar is not None:
-            self._progress.update(self._bar, completed=state.global_step)
-        self._progress.stop()
+    def close(self) -> None:
+        """Leave the terminal as it was, after an error too."""
+        self._open.close()

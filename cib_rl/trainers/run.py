@@ -25,6 +25,7 @@ from cib_rl.evals.runner import evaluation_rows
 from cib_rl.grading.selfcheck import check_recipe_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
@@ -51,7 +52,7 @@ def train(
         base_dir: relative paths of the recipe start here (default: the working directory).
         resume: a run folder or checkpoint to go on from; what was logged after that checkpoint is cut off.
         callbacks: further transformers callbacks.
-        progress: show a progress bar with the time left.
+        progress: show progress and the time left: bars in a terminal, a line every half minute elsewhere.
 
     Raises UserError for anything the user can mend, before the first step where that can be known.
     """
@@ -61,9 +62,15 @@ def train(
             f"{checkpoint} is the end of a finished run ({done} of {recipe.trainer.steps} steps): nothing is left to "
             "train; raise trainer.steps to go on"
         )
-    with prepare(recipe, base_dir=base_dir, checkpoint=checkpoint, callbacks=callbacks) as trainer:
-        if progress and trainer.accelerator.is_main_process:
-            trainer.add_callback(ProgressCallback())
+    shown = RunProgress() if progress and os.environ.get("RANK", "0") == "0" else None
+    with (
+        prepare(recipe, base_dir=base_dir, checkpoint=checkpoint, callbacks=callbacks, progress=shown) as trainer,
+        ExitStack() as closing,
+    ):
+        if shown is not None:
+            bar = ProgressCallback(shown)
+            closing.callback(bar.close)
+            trainer.add_callback(bar)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return trainer.run_folder.path
 
@@ -75,6 +82,7 @@ def prepare(
     base_dir: Path | None = None,
     checkpoint: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    progress: RunProgress | None = None,
 ) -> Iterator[GRPOTrainer]:
     """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
@@ -137,7 +145,7 @@ def prepare(
             filtering=recipe.trainer.filter,
             mask_truncated=recipe.trainer.mask_truncated,
         )
-        evaluation = EvaluationCallback(recipe, folder, rollouts, suite, base_dir)
+        evaluation = EvaluationCallback(recipe, folder, rollouts, suite, base_dir, progress)
         trainer = GRPOTrainer(
             recipe=recipe,
             collector=collector,
