@@ -106,6 +106,8 @@ class Trajectory:
         tracks: per-token values learned along the way, name -> list as long as all completion tokens together
             (surprisal, entropy, advantage, ratio, ...).
         rewards: reward name -> unweighted value (None: does not apply).
+        success: whether the outcome rewards call it a success (`Scores.correct`); None before they have run, and
+            where there are none. Not saved.
         diagnostics: named numbers that rewards attach; logged and saved.
         errors: what went wrong, in words. A trajectory with errors leaves baseline and loss.
     """
@@ -121,6 +123,7 @@ class Trajectory:
     answer: str | None = None
     tracks: dict[str, list[float]] = field(default_factory=dict)
     rewards: dict[str, float | None] = field(default_factory=dict)
+    success: bool | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 

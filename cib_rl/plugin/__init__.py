@@ -3,6 +3,7 @@
 The contract is in `contract.py`; finding rewards in `registry.py`; calling and summing them in `suite.py`.
 """
 
+from cib_rl.plugin.columns import column_of, number_in
 from cib_rl.plugin.contract import (
     Failed,
     Kind,
@@ -15,6 +16,7 @@ from cib_rl.plugin.contract import (
     TokenRewards,
     reward,
 )
+from cib_rl.plugin.groups import by_group, success
 from cib_rl.plugin.registry import RewardDescription, describe_rewards, find_reward
 from cib_rl.plugin.suite import RewardSuite
 
@@ -30,7 +32,11 @@ __all__ = [
     "RewardSuite",
     "Scores",
     "TokenRewards",
+    "by_group",
+    "column_of",
     "describe_rewards",
     "find_reward",
+    "number_in",
     "reward",
+    "success",
 ]

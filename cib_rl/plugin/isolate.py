@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from cib_rl.plugin.contract import Failed, PluginError
+from cib_rl.plugin.groups import by_group
 from cib_rl.plugin.results import Result, as_list, as_result, describe
 from cib_rl.trajectory import Trajectory
 
@@ -24,7 +25,7 @@ def call_isolated(label: str, call: Callable[[list[Trajectory]], Any], given: li
     except (CancelledError, PluginError):
         raise
     except Exception as error:
-        groups = _by_group(given)
+        groups = by_group(given)
         if len(groups) == 1:
             where = f"group {given[0].group} (task {given[0].task.get('id')!r})"
             return [Failed(f"{describe(label, error)}, on {where}")] * len(given)
@@ -34,10 +35,3 @@ def call_isolated(label: str, call: Callable[[list[Trajectory]], Any], given: li
         for i, result in zip(members, alone, strict=True):
             results[i] = result
     return results
-
-
-def _by_group(given: list[Trajectory]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for i, trajectory in enumerate(given):
-        groups.setdefault(trajectory.group, []).append(i)
-    return list(groups.values())

@@ -46,10 +46,13 @@ class Tally:
             if result is not None:
                 self.values[label][i] = result
 
-    def scores(self) -> Scores:
-        """Weighted sums over everything added (see `Scores`)."""
+    def outcomes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weighted outcome sum, whether an outcome reward applied, and success, of what was added; each of shape (N,).
+
+        Also writes success to the trajectories, for the shaping rewards; not where the recipe has no outcome reward.
+        """
         count = len(self.trajectories)
-        outcome, shaping, most, applied = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, dtype=bool)
+        outcome, most, applied = np.zeros(count), np.zeros(count), np.zeros(count, dtype=bool)
         for r in self.rewards:
             if r.kind == "outcome":
                 applies = ~np.isnan(self.values[r.label])
@@ -57,6 +60,16 @@ class Tally:
                 most[applies] += max(r.weight, 0.0)
                 applied |= applies
         correct = self.valid & (most > 0) & (outcome >= 0.5 * most)
+        if any(r.kind == "outcome" for r in self.rewards):
+            for trajectory, right in zip(self.trajectories, correct, strict=True):
+                trajectory.success = bool(right)
+        return outcome, applied, correct
+
+    def scores(self) -> Scores:
+        """Weighted sums over everything added (see `Scores`)."""
+        count = len(self.trajectories)
+        outcome, applied, correct = self.outcomes()
+        shaping = np.zeros(count)
         token_rewards: list[np.ndarray | None] = [None] * count
         for r in self.rewards:
             counts = ~np.isnan(self.values[r.label]) & (correct if r.only_when_correct else True)

@@ -86,7 +86,8 @@ def check_keywords(
 def _hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(function)
+        # With extras: limits such as pydantic's PositiveFloat are checked too.
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # an annotation that exists only for type checkers cannot be resolved: then nothing is converted
         return {}
 

@@ -47,9 +47,10 @@ class RewardSuite:
     def score(self, trajectories: list[Trajectory], *, stop: bool = True) -> Scores:
         """Score trajectories; also writes unweighted values to `trajectory.rewards` and failures to `.errors`.
 
-        Outcome rewards come first, so that shaping rewards find their values in `trajectory.rewards`. Within each of
-        the two rounds the async rewards run together. Episodes that failed before are not scored, nor, in the second
-        round, those on which an outcome reward failed. Errors are kept to their groups (see `call_isolated`).
+        Outcome rewards come first, so that shaping rewards find their values in `trajectory.rewards` and the verdict in
+        `trajectory.success`. Within each of the two rounds the async rewards run together. Episodes that failed before
+        are not scored, nor, in the second round, those on which an outcome reward failed. Errors are kept to their
+        groups (see `call_isolated`).
 
         Raises:
             RewardFailure: a reward failed on every trajectory it was given. With `stop` False (a trainer with several
@@ -63,6 +64,8 @@ class RewardSuite:
             live = [i for i, t in enumerate(trajectories) if not t.failed]
             if live:
                 self._round([r for r in self.rewards if r.kind == kind], live, trajectories, tally)
+            if kind == "outcome":
+                tally.outcomes()  # shaping rewards may ask for successes
         scores = tally.scores()
         if stop:
             raise_on_total_failure(scores)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cib_rl.plugin import PluginError
+from cib_rl.plugin import number_in
 from cib_rl.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
@@ -60,14 +60,6 @@ def requests_from(trajectories: Sequence[Trajectory], columns: Sequence[str] = (
     """
     requests = []
     for t in trajectories:
-        values = {}
-        for column in columns:
-            value = t.task.get(column)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-                raise PluginError(
-                    f"the prior needs a number in the column {column!r} of each task row; row {t.task.get('id')!r} "
-                    + ("has no such column" if column not in t.task else f"holds {value!r}")
-                )
-            values[column] = float(value)
+        values = {column: number_in(t.task, column, who="the prior") for column in columns}
         requests.append(PriorRequest(tuple(t.completion_ids), tuple(t.policy_mask), values))
     return requests

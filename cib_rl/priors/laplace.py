@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cib_rl.plugin import PluginError, RewardContext
+from cib_rl.plugin import PluginError, RewardContext, column_of
 from cib_rl.priors.base import FloatArray, Prior, PriorRequest
 
 
@@ -24,10 +24,7 @@ class LaplacePrior(Prior):
     def __init__(self, *, target: float | str, context: RewardContext) -> None:
         self.target: float | None = None
         if isinstance(target, str):
-            prefix, _, column = target.partition(".")
-            if prefix != "task" or not column:
-                raise PluginError(f"prior laplace: target must be a number or task.COLUMN, got {target!r}")
-            self.columns = (column,)
+            self.columns = (column_of(target, who="prior laplace"),)
         else:
             self.target = _checked(target)
 

@@ -173,6 +173,16 @@ def test_a_keyword_that_the_recipe_keeps_for_itself_is_refused(suite, plugin):
         suite({"name": "mine.py:f"})
 
 
+def test_limits_in_annotations_are_checked_when_the_suite_is_built(suite, plugin):
+    plugin(
+        "from pydantic import PositiveInt\n"
+        '@reward("f", kind="shaping")\ndef f(ts, *, limit: PositiveInt = 1): return [0.0] * len(ts)\n'
+    )
+    with pytest.raises(PluginError, match=r"'f': limit: 0: .*greater than 0; its signature is f\(limit: "):
+        suite({"name": "mine.py:f", "limit": 0})
+    suite({"name": "mine.py:f", "limit": 3})
+
+
 def test_listing_rewards_imports_no_heavy_module():
     code = (
         "import sys, json; from cib_rl.plugin import describe_rewards; found = describe_rewards(); "
