@@ -62,8 +62,8 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
         label = section.label or section.name
         found.run(f"reward {label}", lambda s=section: _reward(s, recipe, base, tokenizer))  # type: ignore[misc]
         for key, prior in section.kwargs.items():
-            if isinstance(prior, dict) and isinstance(prior.get("model"), str):
-                found.run(f"{key} of {label}", lambda p=prior, n=label: _prior(p["model"], n, base, found))  # type: ignore[misc]
+            if isinstance(prior, dict) and ("model" in prior or key == "prior"):
+                found.run(f"{key} of {label}", lambda k=key, p=prior, n=label: _prior(k, p, n, base, found))  # type: ignore[misc]
     if found.passed:  # grading needs the rewards and rows found above
         found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
     if recipe.evaluation and recipe.evaluation.task:
@@ -124,8 +124,15 @@ def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
     return status, detail
 
 
-def _prior(reference: str, label: str, base: Path, found: Findings) -> tuple[Status, str]:
-    status, detail, shape = _shape(reference, base)
+def _prior(key: str, spec: dict[str, Any], label: str, base: Path, found: Findings) -> tuple[Status, str]:
+    """A reward's model: that it can be read, and, of a prior, that it takes these keys."""
+    if key == "prior":
+        from cib_rl.priors import find_prior
+
+        find_prior(spec, base)
+    if not isinstance(spec.get("model"), str):
+        return "ok", str(spec["name"])
+    status, detail, shape = _shape(spec["model"], base)
     if shape:
         found.priors[label] = shape
     return status, detail

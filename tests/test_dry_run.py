@@ -46,6 +46,10 @@ def problems(path, *sets, devices=1) -> dict[str, str]:
     return {check.name: check.detail for check in found.checks if check.status == "failed"}
 
 
+def _prior(spec: str) -> str:
+    return f"rewards=[{{name: math_correct}}, {{name: surprisal, prior: {spec}}}]"
+
+
 def test_a_right_recipe_passes_and_shows_its_plan(recipe_file):
     before = sorted(recipe_file.parent.iterdir())
     console = Console(record=True, width=160)
@@ -85,6 +89,9 @@ def test_every_problem_is_found_in_one_go(recipe_file):
         (["rewards.0.name=math_corect"], "reward math_corect", "did you mean 'math_correct'"),
         (["rewards.0.timeuot=3"], "reward math_correct", "no keyword 'timeuot'"),
         (["rewards.0.name=mine.py:f"], "reward mine.py:f", "mine.py"),
+        ([_prior("{name: unifrom}")], "prior of surprisal", "no prior is named 'unifrom'"),
+        ([_prior("{name: laplace, taget: 9}")], "prior of surprisal", "did you mean 'target'"),
+        ([_prior("{name: language_model, model: ./none}")], "prior of surprisal", "no folder"),
         (["environment.chat_template=always"], "environment", "no chat template"),
         (["environment.system=hello"], "environment", "needs a chat template"),
         (["environment.name=nope"], "environment", "unknown 'nope'"),

@@ -18,11 +18,19 @@ BUILT_IN = {
     "laplace": "cib_rl.priors.laplace:LaplacePrior",
 }
 
-__all__ = ["BUILT_IN", "Prior", "PriorRequest", "make_prior", "rate_nats", "requests_from"]
+__all__ = ["BUILT_IN", "Prior", "PriorRequest", "find_prior", "make_prior", "rate_nats", "requests_from"]
 
 
 def make_prior(spec: Mapping[str, Any], context: RewardContext) -> Prior:
-    """The prior that a recipe's `prior:` section names, built with the section's other keys.
+    """The prior that a recipe's `prior:` section names, built with the section's other keys (see `find_prior`)."""
+    found, keywords = find_prior(spec, Path(context.base_dir))
+    if "context" in inspect.signature(found).parameters:
+        keywords["context"] = context
+    return found(**keywords)
+
+
+def find_prior(spec: Mapping[str, Any], base_dir: Path) -> tuple[type[Prior], dict[str, Any]]:
+    """The class that a recipe's `prior:` section names, and its checked keywords; nothing is built or loaded.
 
     `name` is a built-in one, `package.module:Class` or `path/file.py:Class`. Raises PluginError when it is unknown, no
     prior, or does not take these keys.
@@ -34,15 +42,11 @@ def make_prior(spec: Mapping[str, Any], context: RewardContext) -> Prior:
             f"prior.name: no prior is named {name!r}; known: {', '.join(BUILT_IN)}; one of your own is named "
             "package.module:Class or path/file.py:Class"
         )
-    found = find_reward(BUILT_IN.get(name, name), Path(context.base_dir))
+    found = find_reward(BUILT_IN.get(name, name), base_dir)
     if not (inspect.isclass(found) and issubclass(found, Prior)):
         raise PluginError(f"prior.name: {name!r} is no subclass of cib_rl.priors.Prior")
     parameters = keyword_parameters(found, skip=0) if found.__init__ is not object.__init__ else {}
     try:
-        keywords = check_keywords(name, found, parameters, keys)
+        return found, check_keywords(name, found, parameters, keys)
     except PluginError as error:
         raise PluginError(str(error).replace("reward", "prior", 1)) from error
-    if "context" in parameters:
-        keywords["context"] = context
-    prior: Prior = found(**keywords)
-    return prior

@@ -30,7 +30,7 @@ from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
 from cib_rl.run_folder import RunFolder, require_free
-from cib_rl.tasks import TaskStream, load_rows
+from cib_rl.tasks import Row, TaskStream, load_rows
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
@@ -106,13 +106,7 @@ def prepare(
         max_completion_length=recipe.environment.max_completion_length,
     )
     environment = make_environment(recipe.environment, tokenizer)
-    check_credit(recipe.credit)
-    if recipe.environment.name == "single_turn":
-        # One prompt of each kind: what a missing chat template refuses shows before anything is loaded.
-        for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
-            encode_prompt(row["prompt"], recipe.environment, tokenizer)
-    if recipe.evaluation:
-        evaluation_rows(recipe, base_dir)
+    _check_before_loading(recipe, base_dir, rows, tokenizer)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
     elif recipe.run_name and state.is_main_process:
@@ -167,6 +161,17 @@ def prepare(
             engine.close()
         suite.close()
         merged.close()
+
+
+def _check_before_loading(recipe: Recipe, base_dir: Path, rows: Sequence[Row], tokenizer: Any) -> None:
+    """What can be wrong with credit, prompts and held-out rows shows before a model is loaded. Raises UserError."""
+    check_credit(recipe.credit)
+    if recipe.environment.name == "single_turn":
+        # One prompt of each kind: enough to see that a chat template is missing.
+        for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
+            encode_prompt(row["prompt"], recipe.environment, tokenizer)
+    if recipe.evaluation:
+        evaluation_rows(recipe, base_dir)
 
 
 def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState) -> RunFolder:

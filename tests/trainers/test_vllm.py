@@ -1,10 +1,9 @@
 """Training with the real vLLM in this process. One engine serves all tests: starting it takes longer than they do."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from cib_rl.engines.factory import make_engine
@@ -105,23 +104,38 @@ def test_a_gap_over_the_limit_stops_the_run(make_recipe):
         run.train(make_recipe(engine={"max_logprob_gap": 1e-12}), progress=False)
 
 
+SHIPPED = HERE.parents[2] / "recipes" / "launch"
+
+
 @pytest.mark.deepspeed
 def test_two_processes_with_an_engine_each(tmp_path, tiny_model_dir):
-    """Plain, and with the policy sharded by ZeRO-3 (beside a prior that is not): both train the same."""
-    (tmp_path / "zero3.json").write_text(
-        json.dumps({"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 3}})
-    )
+    """Plain, and with the policy sharded by the shipped ZeRO-3 configuration (beside a prior that is not), whole and
+    with adapters: both train the same."""
     surprisal = {"name": "surprisal", "weight": 0.01, "prior": {"name": "language_model", "model": str(tiny_model_dir)}}
     rewards = [{"name": f"{HERE}:even_length"}, surprisal]
+    zero3 = {"trainer.deepspeed": str(SHIPPED / "zero3.json")}
+    adapters = {"lora": {"r": 4, "alpha": 16}, "trainer.learning_rate": 0.05}
     jobs = {}
-    for name, changes in {"plain": {}, "zero3": {"trainer.deepspeed": str(tmp_path / "zero3.json")}}.items():
+    for name, changes in {"plain": {}, "zero3": zero3, "lora": adapters, "lora zero3": adapters | zero3}.items():
         (tmp_path / name).mkdir()
-        changes |= {"trainer.steps": 2, "trainer.learning_rate": 0.01, "trainer.kl": 0.01, "rewards": rewards}
+        changes = {"trainer.learning_rate": 0.01, "trainer.kl": 0.01, "trainer.steps": 2, "rewards": rewards, **changes}
         jobs[name] = {"recipe": tiny_recipe(tiny_model_dir, tmp_path / name, engine=ENGINE, **changes)}
     launch(tmp_path, jobs)
     for name in jobs:
         assert [r["error"] for r in records(tmp_path, name)] == [None, None]
         lines = run.RunFolder(tmp_path / name / "runs" / "run").read_metrics()
         assert len(lines) == 2 and all(0 < line["gap/max"] < 1e-4 for line in lines)
-    plain, zero3 = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in jobs)
-    assert moved_apart(zero3, plain, plain_weights(tiny_model_dir)) < 1e-2
+    trained = {name: torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in jobs}
+    start = plain_weights(tiny_model_dir)
+    assert moved_apart(trained["zero3"], trained["plain"], start) < 1e-2
+    assert moved_apart(trained["lora zero3"], trained["lora"], start) < 1e-2
+
+
+@pytest.mark.deepspeed
+def test_the_shipped_accelerate_configuration_shards_the_policy(tmp_path, tiny_model_dir):
+    """`accelerate launch --config_file zero3.yaml`, with two processes and no bf16; the recipe says nothing of it."""
+    shipped = yaml.safe_load((SHIPPED / "zero3.yaml").read_text())
+    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(shipped | {"num_processes": 2, "mixed_precision": "no"}))
+    launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "zero3.yaml"), "--main_process_port", "0"]
+    launch(tmp_path, {"shipped": {"recipe": tiny_recipe(tiny_model_dir, tmp_path, engine=ENGINE)}}, launcher)
+    assert {(r["error"], r["engine"]) for r in records(tmp_path, "shipped")} == {(None, "DeepSpeedEngine")}
