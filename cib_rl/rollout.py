@@ -15,6 +15,7 @@ from cib_rl.engines.base import Engine, Sampling
 from cib_rl.environments.base import Environment, EpisodeEngine
 from cib_rl.errors import UserError
 from cib_rl.grading.answers import extract_answer
+from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason, Trajectory
 
 
@@ -59,7 +60,7 @@ class Rollouts:
         started = time.perf_counter()
         trajectories = _run_anywhere(self._run_all(episodes, sampling, on_episode))
         for trajectory in trajectories:
-            self._finish(trajectory)
+            finish(trajectory, self.tokenizer, self.answer_style)
         self.seconds = time.perf_counter() - started
         return trajectories
 
@@ -95,18 +96,17 @@ class Rollouts:
 
         return list(await asyncio.gather(*(play(episode) for episode in episodes)))
 
-    def _finish(self, trajectory: Trajectory) -> None:
-        trajectory.text = self._decode(trajectory.completion_ids)
-        # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
-        all_policy = all(trajectory.policy_mask)
-        trajectory.policy_text = trajectory.text if all_policy else self._decode(trajectory.policy_ids)
-        # The token that ended the last turn is no part of an answer that reaches to the end of the text.
-        ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
-        marks = [self._decode(trajectory.policy_ids[-1:])] if ended else []
-        trajectory.answer = extract_answer(trajectory.policy_text, self.answer_style, special_tokens=marks)
 
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_style: str) -> None:
+    """Fill in text, policy text and answer of an episode whose tokens and stop reason are known."""
+    trajectory.text = decode(tokenizer, trajectory.completion_ids)
+    # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
+    all_policy = all(trajectory.policy_mask)
+    trajectory.policy_text = trajectory.text if all_policy else decode(tokenizer, trajectory.policy_ids)
+    # The token that ended the last turn is no part of an answer that reaches to the end of the text.
+    ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
+    marks = [decode(tokenizer, trajectory.policy_ids[-1:])] if ended else []
+    trajectory.answer = extract_answer(trajectory.policy_text, answer_style, special_tokens=marks)
 
 
 def _run_anywhere(coroutine: Coroutine[Any, Any, list[Trajectory]]) -> list[Trajectory]:
