@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cib_rl.grading import math
+from cib_rl.grading.golds import text_gold
 from cib_rl.grading.math import MathGrader
 from cib_rl.grading.pool import Grade
 from cib_rl.plugin import Failed, reward
@@ -35,13 +36,14 @@ class MathCorrect:
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | Failed]:
         grades = self.grader.grade(
-            golds=[str(t.task["answer"]) for t in trajectories], predictions=[t.answer for t in trajectories]
+            golds=[text_gold(t.task, "math_correct") for t in trajectories],
+            predictions=[t.answer for t in trajectories],
         )
         return [_as_reward(grade) for grade in grades]
 
     def grade_golds(self, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade each row's gold answer against itself, without the fast path that finds equal texts equal."""
-        golds = [str(row["answer"]) for row in rows]
+        golds = [text_gold(row, "math_correct") for row in rows]
         return self.grader.grade(golds=golds, predictions=golds, fast=False)
 
     def close(self) -> None:
