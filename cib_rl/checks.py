@@ -209,7 +209,7 @@ def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: li
     outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
     if not outcomes:
         return "ok", "no outcome reward, nothing to grade"
-    suite = RewardSuite(outcomes, _context(recipe, base, tokenizer))
+    suite = RewardSuite(outcomes, _context(recipe, base, tokenizer), recipe.success)
     try:
         check_recipe_golds(recipe, rows, suite)
     finally:

@@ -90,6 +90,25 @@ class RewardSection(PluginSection):
     weight: float = Field(1.0, allow_inf_nan=False)
     label: str | None = Field(None, description="name in logs; default: the reward's name")
     only_when_correct: bool = Field(False, description="shaping: count only for successful completions")
+    weight_schedule: dict[int, float] | None = Field(
+        None, min_length=1, description="step: factor of the weight; straight lines between, constant outside"
+    )
+    call_timeout: float | None = Field(None, gt=0, description="async rewards: seconds for one call")
+    call_concurrency: int | None = Field(
+        None, ge=1, description="async rewards: one call per group, so many at once; default: one call for all groups"
+    )
+    max_error_share: float = Field(
+        0.5, ge=0, le=1, description="share of a window's completions it may fail on; above it the run stops"
+    )
+
+
+class SuccessSection(Section):
+    """Which completions are successes: they are the accuracy in logs, and open the gate of `only_when_correct`."""
+
+    outcome: str | None = Field(None, description="label of one outcome reward; default: the weighted sum of all")
+    threshold: float | None = Field(
+        None, description="least value of a success; default: 0.5, or half of the most the weighted sum could be"
+    )
 
 
 class CreditSection(PluginSection):
@@ -196,6 +215,7 @@ class Recipe(Section):
     engine: EngineSection = Field(default_factory=EngineSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     rewards: list[RewardSection] = Field(min_length=1)
+    success: SuccessSection = Field(default_factory=SuccessSection)
     credit: list[CreditSection] = Field(default_factory=lambda: [CreditSection(name="group")], min_length=1)
     trainer: TrainerSection
     lora: LoraSection | None = None

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable
-from concurrent.futures import CancelledError
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class BackgroundLoop:
@@ -26,13 +28,15 @@ class BackgroundLoop:
         """`value` itself, or what it gives when awaited on the loop. Blocks the calling thread."""
         if not inspect.isawaitable(value):
             return value
+        return self.submit(value if inspect.iscoroutine(value) else _await(value)).result()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the loop. Raises CancelledError after `cancel`."""
         with self._lock:
-            coroutine = _await(value)
             if self._refusing:
                 coroutine.close()
                 raise CancelledError
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
-        return future.result()
+            return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def accept(self) -> None:
         """Take work again after `cancel`."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cib_rl.plugin.contract import Kind, PluginError, RewardContext, RewardInfo
 from cib_rl.plugin.registry import find_reward
 from cib_rl.plugin.signature import check_keywords, keyword_parameters
@@ -19,7 +21,9 @@ class BoundReward:
     """One reward of a recipe.
 
     Attributes:
-        label: its name in logs. kind, weight, only_when_correct: as the recipe or the plugin says.
+        label: its name in logs. kind, only_when_correct, call_timeout, call_concurrency, max_error_share: as the recipe
+            or the plugin says.
+        weight: the recipe's, before its schedule (see `weight_at`); a controller may change it.
         target: the plugin's own object: the instance of a class, or the function.
         is_async: calling it gives an awaitable.
         logged: what a TRL-style function logged since it was last cleared; None for other rewards.
@@ -32,6 +36,9 @@ class BoundReward:
         name = declared.name if declared else getattr(plugin, "__name__", section.name)
         self.label = section.label or name
         self.weight = section.weight
+        self.call_timeout, self.call_concurrency = section.call_timeout, section.call_concurrency
+        self.max_error_share = section.max_error_share
+        self._schedule = sorted((section.weight_schedule or {0: 1.0}).items())
         self.only_when_correct = section.only_when_correct
         self.kind = _kind(section, declared)
         self.logged: Logged | None = None
@@ -54,10 +61,22 @@ class BoundReward:
             self._call = lambda trajectories: plugin(trajectories, **keywords)
         called = self.target if inspect.isroutine(self.target) else type(self.target).__call__
         self.is_async = inspect.iscoroutinefunction(called)
+        for key in ("call_timeout", "call_concurrency"):
+            if getattr(section, key) is not None and not self.is_async:
+                raise PluginError(f"reward {name!r}: {key} is for async rewards; this one is a plain {_what(plugin)}")
+
+    def weight_at(self, step: int) -> float:
+        """The weight at a training step: `weight` times the schedule's factor, on straight lines between its points."""
+        steps, factors = zip(*self._schedule, strict=True)
+        return self.weight * float(np.interp(step, steps, factors))
 
     def __call__(self, trajectories: list[Trajectory]) -> Any:
         """What the plugin returns, or an awaitable of it."""
         return self._call(trajectories)
+
+
+def _what(plugin: Any) -> str:
+    return "class" if inspect.isclass(plugin) else "function"
 
 
 def _kind(section: RewardSection, declared: RewardInfo | None) -> Kind:

@@ -30,7 +30,7 @@ class PluginError(UserError):
 
 
 class RewardFailure(UserError):
-    """A reward failed on every trajectory of a step: the run must stop."""
+    """A reward failed on every trajectory of a step, or on too large a share of them: the run must stop."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,17 @@ class Scores:
 
     Attributes:
         values: label -> unweighted value; NaN where the reward does not apply or failed.
+        weights: label -> the weight at this step, schedule included.
+        counted: label -> bool (N,): the value enters the sums; it applies, and its gate (`only_when_correct`) is open.
         outcome, shaping: weighted sums by kind; a reward that does not apply counts as nothing. NaN where not valid.
         total: outcome + shaping; NaN where no reward applied, or not valid.
         token_rewards: weighted sum of the token-level rewards, one value per policy token; None where there are none.
             Their sums are part of `shaping`, `outcome` and `total`.
         valid: False where the episode or a reward failed: the row leaves baseline and loss.
         errors: what failed.
-        correct: success: the weighted outcome sum is at least half of the most it could be with rewards between 0 and
-            1, that is, of the sum of the positive weights of the outcome rewards that apply. False without an outcome.
+        correct: success, as the recipe's `success` section says. By default: the weighted outcome sum is at least half
+            of the most it could be with rewards between 0 and 1, that is, of the sum of the positive weights
+            (before their schedules) of the outcome rewards that apply. False without an outcome.
         seconds: label -> wall time.
         attempted, failures: label -> trajectories the reward was given, and those it failed on.
         metrics: means of what rewards logged with `log_metric`.
@@ -116,6 +119,8 @@ class Scores:
     """
 
     values: dict[str, NDArray[np.float64]]
+    weights: dict[str, float]
+    counted: dict[str, NDArray[np.bool_]]
     outcome: NDArray[np.float64]
     shaping: NDArray[np.float64]
     total: NDArray[np.float64]

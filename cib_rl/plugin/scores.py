@@ -9,14 +9,18 @@ import numpy as np
 from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import Failed, RewardError, RewardFailure, Scores
 from cib_rl.plugin.results import Result
+from cib_rl.recipe import SuccessSection
 from cib_rl.trajectory import Trajectory
 
 
 class Tally:
-    """Collects results reward by reward; `scores()` sums them up. N trajectories."""
+    """Collects results reward by reward; `scores()` sums them up with the weights of a step. N trajectories."""
 
-    def __init__(self, rewards: Sequence[BoundReward], trajectories: list[Trajectory]) -> None:
-        self.rewards, self.trajectories = rewards, trajectories
+    def __init__(
+        self, rewards: Sequence[BoundReward], trajectories: list[Trajectory], success: SuccessSection, step: int
+    ) -> None:
+        self.rewards, self.trajectories, self.success = rewards, trajectories, success
+        self.weights = {r.label: r.weight_at(step) for r in rewards}
         count = len(trajectories)
         self.values = {r.label: np.full(count, np.nan) for r in rewards}
         self.tokens: dict[str, dict[int, np.ndarray]] = {r.label: {} for r in rewards}
@@ -46,46 +50,57 @@ class Tally:
             if result is not None:
                 self.values[label][i] = result
 
-    def outcomes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weighted outcome sum, whether an outcome reward applied, and success, of what was added; each of shape (N,).
+    def judge(self) -> np.ndarray:
+        """Success of each trajectory by the outcome rewards added so far (see `Scores.correct`), shape (N,).
 
-        Also writes success to the trajectories, for the shaping rewards; not where the recipe has no outcome reward.
+        Also writes it to the trajectories, for the shaping rewards; not where the recipe has no outcome reward.
         """
-        count = len(self.trajectories)
-        outcome, most, applied = np.zeros(count), np.zeros(count), np.zeros(count, dtype=bool)
-        for r in self.rewards:
-            if r.kind == "outcome":
-                applies = ~np.isnan(self.values[r.label])
-                outcome[applies] += r.weight * self.values[r.label][applies]
-                most[applies] += max(r.weight, 0.0)
-                applied |= applies
-        correct = self.valid & (most > 0) & (outcome >= 0.5 * most)
-        if any(r.kind == "outcome" for r in self.rewards):
+        outcomes = [r for r in self.rewards if r.kind == "outcome"]
+        if self.success.outcome is not None:
+            judged = self.values[self.success.outcome]  # a NaN is no success
+            least = np.full(len(judged), 0.5 if self.success.threshold is None else self.success.threshold)
+        else:
+            # Weights without their schedules: what a success is does not change in the middle of a run.
+            applies = [~np.isnan(self.values[r.label]) for r in outcomes]
+            judged = np.full(len(self.trajectories), np.nan)
+            if outcomes:
+                known = np.any(applies, axis=0)
+                judged[known] = sum(r.weight * np.nan_to_num(self.values[r.label]) for r in outcomes)[known]
+            most = sum((max(r.weight, 0.0) * a for r, a in zip(outcomes, applies, strict=True)), np.zeros(len(judged)))
+            least = np.where(most > 0, 0.5 * most, np.inf)
+            if self.success.threshold is not None:
+                least = np.full(len(judged), self.success.threshold)
+        correct: np.ndarray = self.valid & (np.nan_to_num(judged, nan=-np.inf) >= least)
+        if outcomes:
             for trajectory, right in zip(self.trajectories, correct, strict=True):
                 trajectory.success = bool(right)
-        return outcome, applied, correct
+        return correct
 
     def scores(self) -> Scores:
         """Weighted sums over everything added (see `Scores`)."""
         count = len(self.trajectories)
-        outcome, applied, correct = self.outcomes()
-        shaping = np.zeros(count)
+        correct = self.judge()
+        sums = {"outcome": np.zeros(count), "shaping": np.zeros(count)}
+        counted: dict[str, np.ndarray] = {}
         token_rewards: list[np.ndarray | None] = [None] * count
         for r in self.rewards:
-            counts = ~np.isnan(self.values[r.label]) & (correct if r.only_when_correct else True)
-            if r.kind == "shaping":
-                shaping[counts] += r.weight * self.values[r.label][counts]
-                applied |= counts
-            for i, values in self.tokens[r.label].items():
+            values, weight = self.values[r.label], self.weights[r.label]
+            counts = counted[r.label] = ~np.isnan(values) & (correct if r.only_when_correct else True)
+            sums[r.kind][counts] += weight * values[counts]
+            for i, per_token in self.tokens[r.label].items():
                 if counts[i] and self.valid[i]:
                     so_far = token_rewards[i]
-                    token_rewards[i] = r.weight * values + (0.0 if so_far is None else so_far)
-        for sums in (outcome, shaping):
-            sums[~self.valid] = np.nan
+                    token_rewards[i] = weight * per_token + (0.0 if so_far is None else so_far)
+        applied = np.any(list(counted.values()), axis=0)
+        for kind in sums:
+            sums[kind][~self.valid] = np.nan
+        outcome, shaping = sums["outcome"], sums["shaping"]
         total = np.where(applied, outcome + shaping, np.nan)
         logged = {r.label: r.logged for r in self.rewards if r.logged is not None}
         return Scores(
             values=self.values,
+            weights=self.weights,
+            counted=counted,
             outcome=outcome,
             shaping=shaping,
             total=total,
@@ -105,11 +120,24 @@ class Tally:
         )
 
 
-def raise_on_total_failure(scores: Scores) -> None:
-    """Raise RewardFailure when a reward failed on every trajectory it was given."""
-    for label, attempted in scores.attempted.items():
-        if attempted and scores.failures[label] == attempted:
-            first = next(error for error in scores.errors if error.label == label)
-            raise RewardFailure(
-                f"reward {label!r} failed on all {attempted} trajectories of this step; the first: {first.message}"
-            )
+def stop_on_failures(rewards: Sequence[BoundReward], scores: Scores) -> None:
+    """Raise RewardFailure when a reward failed on all trajectories it was given, or on more than its share of them."""
+    for r in rewards:
+        first = next((error.message for error in scores.errors if error.label == r.label), "")
+        message = failure(r, scores.attempted[r.label], scores.failures[r.label], first)
+        if message:
+            raise RewardFailure(message)
+
+
+def failure(reward: BoundReward, attempted: int, failures: int, first: str | None) -> str | None:
+    """Why the run must stop when `reward` failed on `failures` of `attempted` trajectories of a window, or None."""
+    if not failures:
+        return None
+    if failures == attempted:
+        return f"reward {reward.label!r} failed on all {attempted} trajectories of this step; the first: {first}"
+    if failures > reward.max_error_share * attempted:
+        return (
+            f"reward {reward.label!r} failed on {failures} of {attempted} trajectories of this step, more than its "
+            f"max_error_share of {reward.max_error_share:g}; the first: {first}"
+        )
+    return None

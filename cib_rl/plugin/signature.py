@@ -15,7 +15,10 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from cib_rl.plugin.contract import PluginError
 
 # Keys of a reward's section in the recipe that never reach the reward.
-RESERVED = ("name", "kind", "weight", "label", "only_when_correct")
+RESERVED = (
+    "name", "kind", "weight", "label", "only_when_correct",
+    "weight_schedule", "call_timeout", "call_concurrency", "max_error_share",
+)  # fmt: skip
 
 
 def signature_from_ast(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cib_rl.plugin.background import BackgroundLoop
 from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import PluginError, RewardContext, Scores
-from cib_rl.plugin.isolate import call_isolated
+from cib_rl.plugin.guard import Guard
+from cib_rl.plugin.isolate import call_isolated, call_isolated_async
 from cib_rl.plugin.results import Result
-from cib_rl.plugin.scores import Tally, raise_on_total_failure
-from cib_rl.recipe import RewardSection
+from cib_rl.plugin.scores import Tally, stop_on_failures
+from cib_rl.recipe import RewardSection, SuccessSection
 from cib_rl.trajectory import Trajectory
+
+
+async def _timed(reward: BoundReward, given: list[Trajectory]) -> tuple[list[Result], float]:
+    started = time.perf_counter()
+    limits = {"timeout": reward.call_timeout, "concurrency": reward.call_concurrency}
+    results = await call_isolated_async(reward.label, reward, given, **limits)  # type: ignore[arg-type]
+    return results, time.perf_counter() - started
 
 
 class RewardSuite:
@@ -22,27 +29,40 @@ class RewardSuite:
 
     Args:
         sections: the recipe's reward sections.
-        context: given to the rewards that ask for it.
+        context: given to the rewards that ask for it; its `trainer_state` says at which step weights are taken.
+        success: what counts as a success.
 
     Raises:
-        PluginError: a reward cannot be found, imported or built, or two have the same label.
+        PluginError: a reward cannot be found, imported or built, two have the same label, or `success` names none.
     """
 
-    def __init__(self, sections: Sequence[RewardSection], context: RewardContext) -> None:
+    def __init__(
+        self, sections: Sequence[RewardSection], context: RewardContext, success: SuccessSection | None = None
+    ) -> None:
         self.context = context
+        self.success = success or SuccessSection()
         self.rewards = [BoundReward(section, context) for section in sections]
         self._loop = BackgroundLoop()
         for label in self.names:
             if self.names.count(label) > 1:
                 raise PluginError(f"two rewards are labelled {label!r}: give one of them another `label`")
+        outcomes = [r.label for r in self.rewards if r.kind == "outcome"]
+        if self.success.outcome is not None and self.success.outcome not in outcomes:
+            known = ", ".join(outcomes) or "there is none"
+            raise PluginError(f"success.outcome: no outcome is labelled {self.success.outcome!r}; known: {known}")
         gated = [r.label for r in self.rewards if r.only_when_correct]
-        if gated and not any(r.kind == "outcome" for r in self.rewards):
+        if gated and not outcomes:
             raise PluginError(f"reward {gated[0]!r}: only_when_correct needs an outcome reward; there is none")
 
     @property
     def names(self) -> list[str]:
         """The labels, in the recipe's order."""
         return [r.label for r in self.rewards]
+
+    @property
+    def step(self) -> int:
+        """The training step that weights are taken at; 0 outside training."""
+        return int(getattr(self.context.trainer_state, "global_step", 0))
 
     def score(self, trajectories: list[Trajectory], *, stop: bool = True) -> Scores:
         """Score trajectories; also writes unweighted values to `trajectory.rewards` and failures to `.errors`.
@@ -53,10 +73,11 @@ class RewardSuite:
         groups (see `call_isolated`).
 
         Raises:
-            RewardFailure: a reward failed on every trajectory it was given. With `stop` False (a trainer with several
-                processes, which must agree before they stop) compare `attempted` and `failures` of the result instead.
+            RewardFailure: a reward failed on all trajectories it was given, or on more than its share. With `stop`
+                False (a trainer with several processes, which must agree before they stop) compare `attempted` and
+                `failures` of the result instead.
         """
-        tally = Tally(self.rewards, trajectories)
+        tally = Tally(self.rewards, trajectories, self.success, self.step)
         for r in self.rewards:
             if r.logged is not None:
                 r.logged.clear()
@@ -65,32 +86,33 @@ class RewardSuite:
             if live:
                 self._round([r for r in self.rewards if r.kind == kind], live, trajectories, tally)
             if kind == "outcome":
-                tally.outcomes()  # shaping rewards may ask for successes
+                tally.judge()  # shaping rewards may ask for successes
         scores = tally.scores()
         if stop:
-            raise_on_total_failure(scores)
+            stop_on_failures(self.rewards, scores)
         return scores
 
     def _round(self, rewards: list[BoundReward], live: list[int], trajectories: list[Trajectory], tally: Tally) -> None:
         given = [trajectories[i] for i in live]
-        self._loop.accept()
-
-        def run(reward: BoundReward) -> tuple[list[Result], float]:
-            started = time.perf_counter()
-            results = call_isolated(reward.label, lambda some: self._loop.resolve(reward(some)), given)
-            return results, time.perf_counter() - started
-
+        guard = Guard(given)
         together = [r for r in rewards if r.is_async]
-        # One waiting thread per async reward; what they await runs on one loop. Sync rewards run meanwhile, here, in
-        # the caller's thread, one after the other.
-        with ThreadPoolExecutor(max(1, len(together)), thread_name_prefix="reward") as threads:
-            try:
-                pending = {r.label: threads.submit(run, r) for r in together}
-                results = {r.label: run(r) for r in rewards if not r.is_async}
-                results |= {label: future.result() for label, future in pending.items()}
-            except BaseException:
-                self._loop.cancel()
-                raise
+        self._loop.accept()
+        # The async rewards run on one loop; meanwhile the plain ones run here, in the caller's thread, in turn.
+        try:
+            pending = {r.label: self._loop.submit(_timed(r, given)) for r in together}
+            beside = "".join(f", or {r.label!r}, which ran at the same time," for r in together)
+            results = {}
+            for r in rewards:
+                if not r.is_async:
+                    started = time.perf_counter()
+                    found = call_isolated(r.label, lambda some, r=r: self._loop.resolve(r(some)), given)  # type: ignore[misc]
+                    results[r.label] = found, time.perf_counter() - started
+                    guard.check(f"{r.label!r}{beside}")
+            results |= {label: future.result() for label, future in pending.items()}
+            guard.check(" or ".join(repr(r.label) for r in together))
+        except BaseException:
+            self._loop.cancel()
+            raise
         for r in rewards:
             tally.add(r, live, *results[r.label])
 

@@ -14,6 +14,7 @@ from cib_rl.credit.group import zero_variance_groups
 from cib_rl.engines.base import Sampling
 from cib_rl.errors import UserError
 from cib_rl.plugin import RewardFailure, RewardSuite, Scores
+from cib_rl.plugin.scores import failure
 from cib_rl.recipe import FilterSection
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.seeds import derive_seed
@@ -102,7 +103,7 @@ class Collector:
                 counts["all_right"] += int(len(used) > 0 and used.all())
                 counts["all_wrong"] += int(len(used) > 0 and not used.any())
                 (flat if self._is_flat(group) else kept).append(group)
-            self._stop_if_a_reward_always_fails(played)
+            self._stop_if_a_reward_fails(played)
             missing = min(groups - len(kept), replacements)
             replacements -= missing
             counts["replaced"] += missing
@@ -117,7 +118,7 @@ class Collector:
         self._stop_if_nothing_is_left(window)
         return window
 
-    def _stop_if_a_reward_always_fails(self, played: list[Scores]) -> None:
+    def _stop_if_a_reward_fails(self, played: list[Scores]) -> None:
         """Judged over all calls and processes so far: one bad group must not stop a run because it was alone in its
         call, on its process or as a replacement."""
         own = {
@@ -129,13 +130,12 @@ class Collector:
             for label in self.suite.names
         }
         everyone = self.gather(own)
-        for label in self.suite.names:
-            attempted, failures = (sum(counts[label][k] for counts in everyone) for k in (0, 1))
-            if attempted and failures == attempted:
-                first = next(counts[label][2] for counts in everyone if counts[label][2])
-                raise RewardFailure(
-                    f"reward {label!r} failed on all {attempted} trajectories of this step; the first: {first}"
-                )
+        for reward in self.suite.rewards:
+            attempted, failures = (sum(counts[reward.label][k] for counts in everyone) for k in (0, 1))
+            first = next((counts[reward.label][2] for counts in everyone if counts[reward.label][2]), None)
+            message = failure(reward, attempted, failures, first)
+            if message:
+                raise RewardFailure(message)
 
     def _stop_if_nothing_is_left(self, window: Window) -> None:
         rows = list(zip(window.trajectories, window.in_loss, strict=True))
@@ -172,7 +172,7 @@ class Collector:
         trajectories = self.rollouts.run(episodes, self.sampling)
         seconds["rollout"] += self.rollouts.seconds
         started = time.perf_counter()
-        # The processes agree before they stop (see `_stop_if_a_reward_always_fails`).
+        # The processes agree before they stop (see `_stop_if_a_reward_fails`).
         scores = self.suite.score(trajectories, stop=False)
         played.append(scores)
         seconds["reward"] += time.perf_counter() - started
@@ -200,6 +200,7 @@ def _slice_scores(scores: Scores, rows: slice) -> Scores:
     return replace(
         scores,
         values={label: v[rows] for label, v in scores.values.items()},
+        counted={label: v[rows] for label, v in scores.counted.items()},
         extras={column: v[rows] for column, v in scores.extras.items()},
         errors=[replace(e, index=e.index - indices.start) for e in scores.errors if e.index in indices],
         token_rewards=scores.token_rewards[rows],
@@ -215,6 +216,7 @@ def _concatenate(groups: list[Window], counts: dict[str, int], seconds: dict[str
     scores = replace(
         parts[0],
         values={label: np.concatenate([p.values[label] for p in parts]) for label in parts[0].values},
+        counted={label: np.concatenate([p.counted[label] for p in parts]) for label in parts[0].counted},
         extras={c: [v for p in parts for v in p.extras.get(c, [None] * len(p.total))] for c in columns},
         errors=[replace(e, index=int(e.index + o)) for p, o in zip(parts, offsets, strict=False) for e in p.errors],
         token_rewards=[r for p in parts for r in p.token_rewards],

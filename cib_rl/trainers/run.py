@@ -112,7 +112,7 @@ def prepare(
     elif recipe.run_name and state.is_main_process:
         require_free(base_dir / recipe.output / recipe.run_name)
     with unsharded():  # a reward's model, e.g. the prior
-        suite = RewardSuite(recipe.rewards, context)
+        suite = RewardSuite(recipe.rewards, context, recipe.success)
     engine: Engine | None = None
     merged = ExitStack()
     try:

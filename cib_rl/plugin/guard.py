@@ -1,0 +1,40 @@
+"""Rewards share the trajectories with each other, with credit and with the loss: none may change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cib_rl.plugin.contract import PluginError
+from cib_rl.trajectory import Trajectory
+
+
+class Guard:
+    """Remembers what trajectories are, but for what a reward may add to: `tracks` and `diagnostics`."""
+
+    def __init__(self, trajectories: Sequence[Trajectory]) -> None:
+        self._trajectories = trajectories
+        self._before = [_parts(t) for t in trajectories]
+
+    def check(self, who: str) -> None:
+        """Raises PluginError, blaming `who`, when something has changed."""
+        for trajectory, before in zip(self._trajectories, self._before, strict=True):
+            changed = [name for name, value in _parts(trajectory).items() if value != before[name]]
+            if changed:
+                raise PluginError(
+                    f"reward {who} changed `{changed[0]}` of a trajectory (row {trajectory.task.get('id')!r}): rewards "
+                    "must leave what they are given as it is; work on a copy"
+                )
+
+
+def _parts(t: Trajectory) -> dict[str, int]:
+    """A hash of each part, by its name."""
+    return {
+        "segments": hash(tuple((tuple(s.completion_ids), tuple(s.policy_mask)) for s in t.segments)),
+        "task": hash(repr(t.task)),
+        "text": hash((t.text, t.policy_text)),
+        "answer": hash(t.answer),
+        "group": hash((t.group, t.member)),
+        "stop_reason": hash(t.stop_reason),
+        "rewards": hash(tuple(t.rewards.items())),
+        "errors": hash(tuple(t.errors)),
+    }

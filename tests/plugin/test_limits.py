@@ -1,0 +1,162 @@
+"""Limits of a suite: time and concurrency, shares of errors, what a reward may touch, schedules, success."""
+
+from __future__ import annotations
+
+import pytest
+
+from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite
+from cib_rl.recipe import RewardSection, SuccessSection
+from tests.plugin.conftest import trajectory
+
+
+def row(name="a", group=0, **task):
+    return trajectory(group, id=name, **task)
+
+
+def test_a_reward_that_takes_too_long_fails_where_it_does(suite, plugin):
+    plugin(
+        """
+import asyncio
+@reward("slow", kind="outcome")
+async def slow(ts):
+    if any(t.task["id"] == "bad" for t in ts):
+        await asyncio.sleep(60)
+    return [1.0] * len(ts)
+"""
+    )
+    rows = [row("good", 0), row("good", 0), row("bad", 1), row("bad", 1)]
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.05}).score(rows)
+    assert scores.valid.tolist() == [True, True, False, False]
+    assert (
+        "no answer within 0.05 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
+    )
+
+
+def test_no_more_calls_run_at_once_than_allowed(suite, plugin):
+    plugin(
+        """
+import asyncio
+running = most = calls = 0
+@reward("counts", kind="outcome")
+async def counts(ts):
+    global running, most, calls
+    running, calls = running + 1, calls + 1
+    most = max(most, running)
+    await asyncio.sleep(0.01)
+    running -= 1
+    return [float(most)] * len(ts)
+"""
+    )
+    rows = [row(str(group), group) for group in range(6) for _ in range(2)]
+    made = suite({"name": "mine.py:counts", "call_concurrency": 2})
+    assert made.score(rows).values["counts"].max() == 2
+    module = made.rewards[0].target.__globals__
+    assert module["calls"] == 6  # one per group
+
+
+@pytest.mark.parametrize("key", ["call_timeout", "call_concurrency"])
+def test_limits_of_async_rewards_are_refused_for_plain_ones(suite, plugin, key):
+    plugin('@reward("f", kind="outcome")\ndef f(ts): return [0.0] * len(ts)\n')
+    with pytest.raises(PluginError, match=f"{key} is for async rewards; this one is a plain function"):
+        suite({"name": "mine.py:f", key: 1})
+
+
+CHANGES = {
+    "segments": "t.segments[0].completion_ids.append(5)",
+    "task": "t.task['answer'] = 'forged'",
+    "text": "t.policy_text = ''",
+    "answer": "t.answer = 'other'",
+    "group": "t.group = 7",
+    "rewards": "t.rewards['judge'] = 1.0",
+    "errors": "t.errors.clear() or t.errors.append('x')",
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+@pytest.mark.parametrize("how", ["def", "async def"])
+def test_a_reward_that_changes_what_it_is_given_is_named(suite, plugin, part, how):
+    plugin(
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    for t in ts[1:]:\n        {CHANGES[part]}\n'
+        "    return [0.0] * len(ts)\n"
+    )
+    with pytest.raises(PluginError, match=rf"reward 'f' changed `{part}` of a trajectory \(row 'b'\)"):
+        suite({"name": "mine.py:f"}).score([row("a"), row("b")])
+
+
+def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
+    plugin(
+        '@reward("f", kind="outcome")\ndef f(ts):\n    ts.reverse()\n    for t in ts:\n'
+        '        t.diagnostics["n"] = 1.0\n        t.set_track("x", [0.0] * len(t.completion_ids))\n'
+        "    ts.pop()\n    return [1.0, 0.0]\n"
+    )
+    rows = [row("a"), row("b")]
+    scores = suite({"name": "mine.py:f"}).score(rows)
+    assert scores.values["f"].tolist() == [1.0, 0.0] and [t.task["id"] for t in rows] == ["a", "b"]
+    assert rows[0].diagnostics == {"n": 1.0}
+
+
+class _State:
+    def __init__(self, step):
+        self.global_step = step
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (10, 0.0), (15, 0.5), (20, 1.0), (500, 1.0)])
+def test_a_weight_follows_its_schedule(suite, plugin, step, factor):
+    plugin(
+        '@reward("right", kind="outcome")\ndef right(ts): return [1.0] * len(ts)\n'
+        '@reward("short", kind="shaping")\ndef short(ts): return [-3.0] * len(ts)\n'
+    )
+    late = {"name": "mine.py:short", "weight": 2.0, "weight_schedule": {20: 1.0, 10: 0.0}}
+    scores = suite({"name": "mine.py:right"}, late, trainer_state=_State(step)).score([row()])
+    assert scores.shaping[0] == -3.0 * 2.0 * factor and scores.weights["short"] == 2.0 * factor
+    assert scores.correct[0]
+
+
+def test_success_does_not_change_with_an_outcomes_schedule(suite, plugin):
+    plugin('@reward("right", kind="outcome")\ndef right(ts): return [t.task["v"] for t in ts]\n')
+    off = {"name": "mine.py:right", "weight_schedule": {5: 0.0, 6: 1.0}}
+    scores = suite(off, trainer_state=_State(0)).score([row(v=1.0), row(v=0.0)])
+    assert scores.outcome.tolist() == [0.0, 0.0] and scores.correct.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("success", "expected"),
+    [
+        ({}, [False, True, True]),  # half of the most the sum can be: 0.5 · (1 + 1)
+        ({"threshold": 1.5}, [False, False, True]),
+        ({"outcome": "exact"}, [False, False, True]),
+        ({"outcome": "f1", "threshold": 0.9}, [False, True, True]),
+        ({"outcome": "f1", "threshold": 0.2}, [True, True, True]),
+    ],
+)
+def test_success_is_what_the_recipe_says(plugin, tmp_path, success, expected):
+    plugin(
+        '@reward("exact", kind="outcome")\ndef exact(ts): return [t.task["exact"] for t in ts]\n'
+        '@reward("f1", kind="outcome")\ndef f1(ts): return [t.task["f1"] for t in ts]\n'
+    )
+    sections = [RewardSection(name=f"mine.py:{name}") for name in ("exact", "f1")]
+    suite = RewardSuite(sections, RewardContext(base_dir=tmp_path), SuccessSection(**success))
+    rows = [row(exact=e, f1=f) for e, f in ((0.0, 0.4), (0.0, 1.0), (1.0, 1.0))]
+    assert suite.score(rows).correct.tolist() == expected
+
+
+def test_a_success_by_an_outcome_that_is_not_there_is_refused(plugin, tmp_path):
+    plugin('@reward("exact", kind="outcome")\ndef exact(ts): return [1.0] * len(ts)\n')
+    with pytest.raises(PluginError, match=r"success\.outcome: no outcome is labelled 'exakt'; known: exact"):
+        RewardSuite(
+            [RewardSection(name="mine.py:exact")], RewardContext(base_dir=tmp_path), SuccessSection(outcome="exakt")
+        )
+
+
+@pytest.mark.parametrize(("share", "stops"), [(0.25, True), (0.5, False), (1.0, False)])
+def test_failing_on_more_than_its_share_stops_the_run(suite, plugin, share, stops):
+    plugin(
+        '@reward("f", kind="outcome")\ndef f(ts): return [float("nan") if t.task["id"] == "bad" else 1.0 for t in ts]\n'
+    )
+    made = suite({"name": "mine.py:f", "max_error_share": share})
+    rows = [row("bad", 0), row("good", 0), row("bad", 1), row("good", 1)]
+    if stops:
+        with pytest.raises(RewardFailure, match=r"failed on 2 of 4 .* more than its max_error_share of 0\.25"):
+            made.score(rows)
+    else:
+        assert made.score(rows).valid.tolist() == [False, True, False, True]
