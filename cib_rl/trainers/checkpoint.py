@@ -143,6 +143,7 @@ class CheckpointMixin:
     def _own_state(self) -> dict[str, Any]:
         return {
             "cursor": self.collector.stream.cursor,
+            "rewards": self.collector.suite.state_dict(),
             "micro_step": self._step,
             "window": self._buffered_inputs,
             "window_index": self._window_index,
@@ -153,6 +154,7 @@ class CheckpointMixin:
         rank = self.accelerator.process_index  # type: ignore[attr-defined]
         state = torch.load(checkpoint / RANK_STATE.format(rank), weights_only=True)
         self.collector.stream.cursor = state["cursor"]
+        self.collector.suite.load_state_dict(state["rewards"])
         self._step = state["micro_step"]
         self._buffered_inputs = state["window"]
         self._window_index = state["window_index"]

@@ -12,6 +12,7 @@ TRL's data loader is only a clock; its reward functions, generation and baseline
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from cib_rl.credit.importance import importance_weights, merge_stats
 from cib_rl.engines.base import Engine
 from cib_rl.engines.weights import policy_tensors
 from cib_rl.errors import UserError
+from cib_rl.plugin import RewardFailure
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
 from cib_rl.trainers.batch import Batch, pad_window, split_window
@@ -96,8 +98,10 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         """Draw, play, score, filter, credit, old and reference log-probabilities, importance: one window, in order."""
         section = self.recipe.trainer
         groups = section.prompts_per_step * section.steps_per_window // self.accelerator.num_processes
+        # transformers makes a new state when training starts; the one at hand before stays at step 0.
+        self.collector.suite.context.trainer_state = self.state
         started = time.perf_counter()
-        with self.engine_in_use():
+        with self.engine_in_use(), self._kept_when_a_reward_fails():
             synced = time.perf_counter()
             window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
@@ -132,6 +136,19 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         items = self.accelerator.gather(batch["tool_mask"].sum().reshape(1)).sum()
         self._window_index += 1
         return [{**micro, "num_items_in_batch": items} for micro in batches]
+
+    @contextmanager
+    def _kept_when_a_reward_fails(self) -> Iterator[None]:
+        """Saves the training up to here before a failing reward stops it; resumed, the window is drawn once more."""
+        cursor, rewards = self.collector.stream.cursor, copy.deepcopy(self.collector.suite.state_dict())
+        try:
+            yield
+        except RewardFailure as error:
+            self.collector.stream.cursor = cursor
+            self.collector.suite.load_state_dict(rewards)
+            self._save_checkpoint(self.model_wrapped, None)
+            folder = self.run_folder.path
+            raise RewardFailure(f"{error}. Mend it and go on: cib-rl train --resume {folder}") from error
 
     @contextmanager
     def engine_in_use(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from cib_rl.errors import UserError
+from cib_rl.plugin import RewardFailure
 from cib_rl.trainers import run
 from cib_rl.trainers.checkpoint import find_checkpoint, verify_checkpoint
 from cib_rl.trajectory_io import read_trajectories
@@ -121,6 +122,50 @@ def _short_run(tiny_model_dir, folder, monkeypatch, **changes):
     monkeypatch.setattr(run, "make_engine", lambda *_: RandomEngine())
     recipe = tiny_recipe(tiny_model_dir, folder, **{"trainer.steps": 2, "trainer.save_every": 1, **changes})
     return recipe, run.train(recipe, progress=False)
+
+
+COUNTS = """
+from pathlib import Path
+from cib_rl.plugin import reward
+
+@reward("counts", kind="outcome")
+class Counts:
+    calls = 0
+
+    def __call__(self, trajectories):
+        self.calls += 1
+        if self.calls > 2 and Path({down!r}).exists():
+            raise RuntimeError("the grader is down")
+        return [float(t.num_tokens % 2 == 0) + 0.01 * self.calls * t.num_tokens for t in trajectories]
+
+    def state_dict(self):
+        return {{"calls": self.calls}}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+"""
+
+
+def test_a_failing_reward_stops_the_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(run, "make_engine", lambda *_: RandomEngine())
+    down = tmp_path / "down"
+    (tmp_path / "counts.py").write_text(COUNTS.format(down=str(down)))
+    changes = {"trainer.steps": 4, "deterministic": True, "rewards": [{"name": str(tmp_path / "counts.py")}]}
+
+    def recipe(name):
+        (tmp_path / name).mkdir()
+        return tiny_recipe(tiny_model_dir, tmp_path / name, **changes)
+
+    whole = run.train(recipe("whole"), progress=False)
+    down.touch()
+    stopped = recipe("stopped")
+    folder = tmp_path / "stopped" / "runs" / "run"
+    with pytest.raises(RewardFailure, match=r"the grader is down.*--resume") as failure:
+        run.train(stopped, progress=False)
+    assert str(folder) in str(failure.value) and find_checkpoint(folder).name == "step-000002"
+    down.unlink()
+    assert run.train(stopped, resume=folder, progress=False) == folder
+    _assert_same_run(whole, folder, last=4)
 
 
 def test_resuming_a_finished_run_says_so(tmp_path, tiny_model_dir, monkeypatch):
