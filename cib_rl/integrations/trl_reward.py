@@ -123,7 +123,12 @@ class TrlReward:
         groups = group_numbers(prompts, columns.get("id"), size, whole=self._whole_groups, certain=certain)
         self.scorer.context.trainer_state = given["trainer_state"]
         made = trajectories_of(prompts, completions, completion_ids, columns, groups, self.scorer.settings, facts)
-        scores = self.scorer.score(made)
+        try:
+            scores = self.scorer.score(made)
+        except PluginError as error:
+            if "outcome reward" not in str(error):
+                raise
+            raise PluginError(f"{error} (as_trl takes it as outcome=...)") from error
         self._pass_on(scores, made, given["log_metric"], given["log_extra"])
         counted = scores.counted[self.label] & scores.valid
         return [float(v) if c else None for v, c in zip(scores.values[self.label], counted, strict=True)]

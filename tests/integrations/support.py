@@ -55,6 +55,18 @@ def rows(*, conversational: bool = False, count: int = 4) -> list[dict]:
     return [{"prompt": prompt, "solution": str(3 + i % 2), "id": f"r{i}"} for i, prompt in enumerate(prompts)]
 
 
+@reward("share", kind="outcome")
+def share(trajectories):
+    """The row's own number."""
+    return [t.task["share"] for t in trajectories]
+
+
+@reward("odd_ones_fail", kind="shaping")
+def odd_ones_fail(trajectories):
+    """Tokens; cannot score an odd number of them."""
+    return [Failed("odd") if t.num_tokens % 2 else float(t.num_tokens) for t in trajectories]
+
+
 BARRIER = threading.Barrier(2)
 
 

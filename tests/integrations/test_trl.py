@@ -199,7 +199,9 @@ def test_the_facts_of_the_trainer_are_where_we_look_for_them(trainer_class, toke
         trainer = RLOOTrainer(
             model=model,
             reward_funcs=[recorder],
-            args=RLOOConfig(str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, **changes),
+            args=RLOOConfig(
+                str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, **changes
+            ),
             train_dataset=Dataset.from_list(rows()),
             processing_class=tokenizer,
         )
