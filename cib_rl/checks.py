@@ -69,6 +69,7 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     if recipe.evaluation and recipe.evaluation.task:
         task = recipe.evaluation.task
         found.run("evaluation.task", lambda: _task(task, base, []))
+    found.run("credit", lambda: _credit(recipe, base))
     found.run("layout", lambda: _layout(recipe, devices))
     found.run("engine", lambda: _engine(recipe))
     if recipe.trainer.deepspeed:
@@ -234,6 +235,13 @@ def _context(recipe: Recipe, base: Path, tokenizer: Iterable[Any]) -> Any:
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
+
+
+def _credit(recipe: Recipe, base: Path) -> tuple[Status, str]:
+    from cib_rl.credit.assign import Credit
+
+    Credit(recipe.credit, base)
+    return "ok", ", then ".join(section.name for section in recipe.credit)
 
 
 def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:

@@ -112,7 +112,11 @@ class SuccessSection(Section):
 
 
 class CreditSection(PluginSection):
-    """A stage of credit assignment. `group`: scale (reward_std, outcome_std, batch_std, none), floor, leave_one_out."""
+    """A stage of credit assignment: a built-in one, package.module:function or path/file.py:function.
+
+    First a baseline: `group` (keys scale, floor, epsilon, leave_one_out, token_rewards) or `gdpo` (epsilon); then those
+    that reshape what it gave, such as `difficulty`.
+    """
 
 
 class FilterSection(Section):

@@ -89,6 +89,7 @@ def test_every_problem_is_found_in_one_go(recipe_file):
         (["rewards.0.name=math_corect"], "reward math_corect", "did you mean 'math_correct'"),
         (["rewards.0.timeuot=3"], "reward math_correct", "no keyword 'timeuot'"),
         (["rewards.0.name=mine.py:f"], "reward mine.py:f", "mine.py"),
+        (["credit=[{name: group, flor: 1}]"], "credit", "did you mean 'floor'"),
         ([_prior("{name: unifrom}")], "prior of surprisal", "no prior is named 'unifrom'"),
         ([_prior("{name: laplace, taget: 9}")], "prior of surprisal", "did you mean 'target'"),
         ([_prior("{name: language_model, model: ./none}")], "prior of surprisal", "no folder"),

@@ -1,67 +1,128 @@
-"""Credit: from the rewards of a window to one advantage per completion token, in the recipe's order of stages."""
+"""Credit: from the rewards of a window to one advantage per completion token, in the recipe's order of stages.
+
+A stage is a function with keyword arguments from the recipe. The first one is a baseline,
+`(trajectories, scores, reduce, **keywords) -> advantages`; those after it reshape what it gave,
+`(trajectories, scores, advantages, **keywords) -> advantages`. Advantages are one array (T,) per trajectory over all
+completion tokens, 0 on the environment's. Built-in stages are listed below; one of your own is named
+`package.module:function` or `path/file.py:function`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from cib_rl.credit.difficulty import difficulty
+from cib_rl.credit.gdpo import gdpo_advantages
 from cib_rl.credit.group import Reduce, Scale, group_advantages
+from cib_rl.credit.reward_to_go import centred_rewards_to_go
 from cib_rl.errors import UserError
-from cib_rl.plugin import Scores
+from cib_rl.plugin import PluginError, Scores, find_reward
+from cib_rl.plugin.signature import check_keywords, keyword_parameters
 from cib_rl.recipe import CreditSection
 from cib_rl.trajectory import Trajectory
 
-# A stage takes (trajectories, scores, advantages so far as one (T,) array per trajectory) and returns new ones.
-Stage = Callable[[Sequence[Trajectory], Scores, list[np.ndarray]], list[np.ndarray]]
+Advantages = list[np.ndarray]
+Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-def assign_credit(
-    sections: Sequence[CreditSection],
+class Credit:
+    """The credit stages of a recipe, ready to be called.
+
+    Raises UserError for an unknown stage, and for an unknown, missing or mistyped key of one.
+    """
+
+    def __init__(self, sections: Sequence[CreditSection], base_dir: Path) -> None:
+        found = [_find(number, section, base_dir) for number, section in enumerate(sections)]
+        self._baseline, *self._reshapers = found
+
+    def assign(
+        self, trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce = lambda sums: sums
+    ) -> Advantages:
+        """Advantages of each trajectory, shape (T,) over all its completion tokens; 0 on the environment's tokens.
+
+        `reduce` adds sums over processes.
+        """
+        stage, keywords = self._baseline
+        advantages: Advantages = stage(trajectories, scores, reduce, **keywords)
+        for stage, keywords in self._reshapers:
+            advantages = stage(trajectories, scores, advantages, **keywords)
+        return advantages
+
+
+def _find(number: int, section: CreditSection, base_dir: Path) -> tuple[Callable[..., Advantages], dict[str, Any]]:
+    stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
+    if ":" not in section.name and section.name not in stages:
+        raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
+    try:
+        stage = stages.get(section.name) or find_reward(section.name, base_dir)
+        return stage, check_keywords(section.name, stage, keyword_parameters(stage, skip=3), section.kwargs)
+    except PluginError as error:
+        raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
+
+
+def group(
     trajectories: Sequence[Trajectory],
     scores: Scores,
-    reduce: Reduce = lambda sums: sums,
-) -> list[np.ndarray]:
-    """Advantages of each trajectory, shape (T,) over all its completion tokens; 0 on the environment's tokens.
+    reduce: Reduce,
+    *,
+    scale: Scale = "outcome_std",
+    floor: Positive = 0.2,
+    epsilon: Positive = 1e-4,
+    leave_one_out: bool = False,
+    token_rewards: Literal["sum", "reward_to_go"] = "sum",
+) -> Advantages:
+    """Reward minus the group's mean over a scale (see `group_advantages`): GRPO, Dr. GRPO, RLOO, DLER.
 
-    The first stage must be a baseline (`group`); those after it reshape what it gave.
+    Args:
+        token_rewards: `sum`: they are part of the completion's reward, and every policy token has the same advantage;
+            `reward_to_go`: a token is credited with what is still to come (see `centred_rewards_to_go`), over the same
+            scale.
     """
-    first, *reshapers = sections
-    advantages = BASELINES[first.name](trajectories, scores, reduce, **first.kwargs)
-    for section in reshapers:
-        advantages = RESHAPERS[section.name](trajectories, scores, advantages, **section.kwargs)
+    group_N = np.array([t.group for t in trajectories])
+    advantage_N, divisor_N = group_advantages(
+        scores.total, scores.outcome, group_N, scores.valid,
+        scale=scale, floor=floor, epsilon=epsilon, leave_one_out=leave_one_out, reduce=reduce,
+    )  # fmt: skip
+    if token_rewards == "sum":
+        return _on_policy_tokens(advantage_N, trajectories)
+    rewards = [
+        np.zeros(t.num_tokens) if r is None else r for r, t in zip(scores.token_rewards, trajectories, strict=True)
+    ]
+    usable_N = scores.valid & np.isfinite(scores.total)
+    to_go = centred_rewards_to_go(rewards, group_N, usable_N, leave_one_out=leave_one_out)
+    advantages = []
+    for advantage, divisor, centred, t in zip(advantage_N, divisor_N, to_go, trajectories, strict=True):
+        own = np.zeros(len(t.policy_mask))
+        # The advantage holds the centred sum, which is the reward to go of the first token.
+        rest = advantage - (centred[0] / divisor if len(centred) else 0.0)
+        own[np.asarray(t.policy_mask, dtype=bool)] = rest + centred / divisor
+        advantages.append(own)
     return advantages
 
 
-def check_credit(sections: Sequence[CreditSection]) -> None:
-    """Raises UserError for an unknown stage, an unknown key of one, or a bad value of `scale`; before any rollout."""
-    for number, section in enumerate(sections):
-        stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
-        known = _KEYS.get(section.name, ())
-        if section.name not in stages:
-            names = ", ".join(stages) or "none"
-            raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {names}")
-        for key in section.kwargs:
-            if key not in known:
-                raise UserError(f"credit[{number}]: unknown key `{key}` of {section.name}; known: {', '.join(known)}")
-        scale = section.kwargs.get("scale", SCALES[0])
-        if section.name == "group" and scale not in SCALES:
-            raise UserError(f"credit[{number}].scale: unknown {scale!r}; known: {', '.join(SCALES)}")
-
-
-def _group(trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce, **kwargs: Any) -> list[np.ndarray]:
-    """The same advantage on every policy token of a completion (token rewards are summed into its total)."""
-    advantage_N = group_advantages(
-        scores.total, scores.outcome, np.array([t.group for t in trajectories]), scores.valid, reduce=reduce, **kwargs
+def gdpo(trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce, *, epsilon: Positive = 1e-4) -> Advantages:
+    """Normalise each reward within its group, then sum with the weights (see `gdpo_advantages`)."""
+    group_N = np.array([t.group for t in trajectories])
+    values = {
+        label: np.where(scores.counted[label] & scores.valid, value, np.nan) for label, value in scores.values.items()
+    }
+    return _on_policy_tokens(
+        gdpo_advantages(values, scores.weights, group_N, epsilon=epsilon, reduce=reduce), trajectories
     )
+
+
+def _on_policy_tokens(advantage_N: np.ndarray, trajectories: Sequence[Trajectory]) -> Advantages:
+    """The same advantage on every policy token of a completion."""
     return [
         advantage * np.asarray(t.policy_mask, dtype=np.float64)
         for advantage, t in zip(advantage_N, trajectories, strict=True)
     ]
 
 
-SCALES: tuple[str, ...] = get_args(Scale)
-BASELINES: dict[str, Callable[..., list[np.ndarray]]] = {"group": _group}
-RESHAPERS: dict[str, Callable[..., list[np.ndarray]]] = {}
-_KEYS = {"group": ("scale", "floor", "epsilon", "leave_one_out")}
+BASELINES: dict[str, Callable[..., Advantages]] = {"group": group, "gdpo": gdpo}
+RESHAPERS: dict[str, Callable[..., Advantages]] = {"difficulty": difficulty}

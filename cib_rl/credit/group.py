@@ -23,7 +23,7 @@ def group_advantages(
     epsilon: float = 1e-4,
     leave_one_out: bool = False,
     reduce: Reduce = lambda sums: sums,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Advantages A_i = (R_i − mean of the group) / scale; 0 for invalid rows, which enter neither mean nor scale.
 
     Args:
@@ -48,6 +48,8 @@ def group_advantages(
 
     Standard deviations are the unbiased ones (ddof 1, as torch's and TRL's); a group with fewer than two valid members
     has no baseline, and its advantages are 0.
+
+    Returns the advantages and the divisors, both of shape (N,).
     """
     usable_N = valid_N & np.isfinite(total_N)
     centred_N = np.zeros(len(total_N), dtype=np.float64)
@@ -70,7 +72,7 @@ def group_advantages(
         count, total, squares = reduce(np.array([len(used), used.sum(), (used**2).sum()]))
         variance = max(squares - total**2 / max(count, 1), 0.0) / max(count - 1, 1)
         divisor_N[:] = np.sqrt(variance) + epsilon
-    return np.where(usable_N, centred_N / divisor_N, 0.0)
+    return np.where(usable_N, centred_N / divisor_N, 0.0), divisor_N
 
 
 def zero_variance_groups(values_N: np.ndarray, group_N: np.ndarray, valid_N: np.ndarray, tolerance: float) -> set[int]:

@@ -26,7 +26,7 @@ from trl import GRPOTrainer as TRLTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from cib_rl.credit.assign import assign_credit
+from cib_rl.credit.assign import Credit
 from cib_rl.credit.importance import importance_weights, merge_stats
 from cib_rl.engines.base import Engine
 from cib_rl.engines.weights import policy_tensors
@@ -66,7 +66,14 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
     model: Any
 
     def __init__(
-        self, *, recipe: Recipe, collector: Collector, engine: Engine, run_folder: RunFolder, **trl_arguments: Any
+        self,
+        *,
+        recipe: Recipe,
+        collector: Collector,
+        credit: Credit,
+        engine: Engine,
+        run_folder: RunFolder,
+        **trl_arguments: Any,
     ) -> None:
         args = trl_arguments["args"]
         windows = -(-args.max_steps // recipe.trainer.steps_per_window)
@@ -78,6 +85,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         )
         self.recipe = recipe
         self.collector = collector
+        self.credit = credit
         self.engine = engine
         self.run_folder = run_folder
         self.keep_checkpoints = recipe.trainer.keep_checkpoints
@@ -105,7 +113,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             synced = time.perf_counter()
             window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
-        advantages = assign_credit(self.recipe.credit, window.trajectories, window.scores, self._reduce)
+        advantages = self.credit.assign(window.trajectories, window.scores, self._reduce)
         for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
             if len(advantage) == len(trajectory.completion_ids):
                 trajectory.set_track("advantage", advantage.tolist())
@@ -144,6 +152,8 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         try:
             yield
         except RewardFailure as error:
+            if self.state.global_step == 0:  # nothing is learnt yet
+                raise
             self.collector.stream.cursor = cursor
             self.collector.suite.load_state_dict(rewards)
             self._save_checkpoint(self.model_wrapped, None)

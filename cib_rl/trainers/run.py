@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
-from cib_rl.credit.assign import check_credit
+from cib_rl.credit.assign import Credit
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import encode_prompt, make_environment
@@ -106,6 +106,7 @@ def prepare(
         max_completion_length=recipe.environment.max_completion_length,
     )
     environment = make_environment(recipe.environment, tokenizer)
+    credit = Credit(recipe.credit, base_dir)
     _check_before_loading(recipe, base_dir, rows, tokenizer)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
@@ -143,6 +144,7 @@ def prepare(
         trainer = GRPOTrainer(
             recipe=recipe,
             collector=collector,
+            credit=credit,
             engine=engine,
             run_folder=folder,
             model=model,
@@ -164,8 +166,7 @@ def prepare(
 
 
 def _check_before_loading(recipe: Recipe, base_dir: Path, rows: Sequence[Row], tokenizer: Any) -> None:
-    """What can be wrong with credit, prompts and held-out rows shows before a model is loaded. Raises UserError."""
-    check_credit(recipe.credit)
+    """What can be wrong with prompts and held-out rows shows before a model is loaded. Raises UserError."""
     if recipe.environment.name == "single_turn":
         # One prompt of each kind: enough to see that a chat template is missing.
         for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
