@@ -25,6 +25,10 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def kimi(n):
+    return 0.5 - (n - n.min()) / np.ptp(n)
+
+
 # For each method its line, and its papers' reward written out once more, over one prompt's completions: n tokens (N,),
 # right and cut (N,) bool, and whether there is an answer (N,) bool; the outcome's own 0 or 1 is part of it.
 METHODS = {
@@ -46,9 +50,7 @@ METHODS = {
     ),
     "kimi_length": (
         {"weight": 0.5},
-        lambda g: g.right
-        + 0.5
-        * np.where(g.right, 0.5 - (g.n - g.n.min()) / np.ptp(g.n), np.minimum(0, 0.5 - (g.n - g.n.min()) / np.ptp(g.n))),
+        lambda g: g.right + 0.5 * np.where(g.right, kimi(g.n), np.minimum(0, kimi(g.n))),
     ),
     "arora_zanette": (
         {"alpha": 0.3},
