@@ -40,7 +40,9 @@ def group_advantages(
               the divisor is `floor`, so one unit of reward counts 1/floor there, as much as in a mixed group whose
               outcome std is 0 … and less than in none: the exchange rate between shaping and outcome is β everywhere,
               and β/floor is the largest slope with which shaping alone can move the policy.
-            * `batch_std`: std of R − mean over the whole batch and all processes, + epsilon (DLER, REINFORCE++).
+            * `batch_std`: std of R − mean over the whole batch and all processes, + epsilon (REINFORCE++; DLER, arXiv
+              2510.15110, eq. 3, whose mean over the batch is 0 here). Each completion counts once; DLER's released code
+              weighs it by its tokens.
             * `none`: no divisor (Dr. GRPO, arXiv 2503.20783).
         floor: added to the outcome's std (not taken from a paper; ours).
         leave_one_out: subtract the mean of the *other* members (RLOO, arXiv 2402.14740): A·n/(n−1) before scaling.
