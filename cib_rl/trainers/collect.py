@@ -30,7 +30,8 @@ class Window:
     """One process's share of a window: whole groups, adjacent, with their scores.
 
     `in_loss` (N,) is False where a row must not train: its group was flat and could not be replaced, it failed, or it
-    was cut off and the recipe masks such rows. `logged` holds what rewards logged with `log_metric`, by call.
+    was cut off and the recipe masks such rows. `played` has the scores of each call of the suite, groups that were
+    replaced included: what belongs to calls, not to rows (timings, failures, logged numbers), stands there.
     """
 
     trajectories: list[Trajectory]
@@ -38,7 +39,7 @@ class Window:
     in_loss: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    logged: list[dict[str, float]] = field(default_factory=list)
+    played: list[Scores] = field(default_factory=list)
 
 
 class Collector:
@@ -112,7 +113,7 @@ class Collector:
             group.in_loss[:] = False
             kept.append(group)
         window = _concatenate(kept, counts, seconds)
-        window.logged = [scores.metrics for scores in played]
+        window.played = played
         if self.mask_truncated:
             window.in_loss &= ~np.array([t.truncated for t in window.trajectories])
         self._stop_if_nothing_is_left(window)

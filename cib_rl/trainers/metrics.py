@@ -29,7 +29,9 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     the sampled distribution), in nats. `rate_nats` is E[−log Q(Z)] − H(Z|X), the upper bound on I(X;Z) of eq. 11
     (arXiv 2603.08462), where a reward left the track `surprisal`; with the uniform or Laplace prior it is that prior's
     bound. Shares are of completions. `diagnostics/NAME` is the mean over the completions that a reward attached NAME
-    to, `logged/NAME` over the calls in which a reward logged NAME.
+    to, `logged/NAME` over the calls in which a reward logged NAME. `weight/LABEL` is a reward's weight at this step,
+    `errors/LABEL` the share of the completions it was given on which it failed, `seconds/reward/LABEL` its time (of
+    the slowest process).
     """
     rows = gather(_rows(window))
     valid = [row for row in rows if row["valid"]]
@@ -53,7 +55,12 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
         metrics[f"reward/{label}"] = _mean([row["values"][label] for row in valid])
     for name in sorted({name for row in valid for name in row["diagnostics"]}):
         metrics[f"diagnostics/{name}"] = _mean([row["diagnostics"].get(name, np.nan) for row in valid])
-    logged = gather(window.logged)
+    metrics |= {f"weight/{label}": weight for label, weight in window.scores.weights.items()}
+    calls = gather([{"attempted": p.attempted, "failures": p.failures} for p in window.played])
+    for label in window.scores.values:
+        attempted = sum(call["attempted"].get(label, 0) for call in calls)
+        metrics[f"errors/{label}"] = sum(call["failures"].get(label, 0) for call in calls) / max(attempted, 1)
+    logged = gather([p.metrics for p in window.played])
     for name in sorted({name for one in logged for name in one}):
         metrics[f"logged/{name}"] = _mean([one.get(name, np.nan) for one in logged])
     if any(np.isfinite(row["surprisal"]) for row in valid):
@@ -65,7 +72,10 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     metrics |= {f"stop/{reason}": count / len(rows) for reason, count in sorted(reasons.items())}
     for name in sorted(window.counts):
         metrics[f"groups/{name}"] = float(sum(gather([window.counts[name]])))
-    metrics |= {f"seconds/{name}": max(gather([value])) for name, value in sorted(window.seconds.items())}
+    seconds = dict(window.seconds)
+    for label in window.scores.values:
+        seconds[f"reward/{label}"] = sum(p.seconds.get(label, 0.0) for p in window.played)
+    metrics |= {f"seconds/{name}": max(gather([value])) for name, value in sorted(seconds.items())}
     return metrics
 
 

@@ -41,7 +41,31 @@ def _first_gradient(recipe, monkeypatch, engine=None):
         return gradients.first, trainer
 
 
-def _by_hand(folder, model_dir, loss, *, beta, importance=None, max_length=12):
+def _group_advantages(members, beta):
+    """One number per completion, on all its tokens."""
+    outcome = np.array([float(len(t.completion_ids) % 2 == 0) for t in members])
+    total = outcome + beta * np.array([(t.completion_ids[0] % 7) / 7 for t in members])
+    advantages = (total - total.mean()) / (outcome.std(ddof=1) + 0.2)
+    return [np.full(len(t.completion_ids), a) for t, a in zip(members, advantages, strict=True)]
+
+
+def _advantages_to_go(members, beta):
+    """The outcome, and what each token and those after it earn, minus the group's mean at the same place."""
+    outcome = np.array([float(len(t.completion_ids) % 2 == 0) for t in members])
+    earned = [[np.sin(t.completion_ids[k:]).sum() for k in range(len(t.completion_ids))] for t in members]
+    return [
+        np.array(
+            [
+                (outcome[i] - outcome.mean() + beta * (own - np.mean([e[k] if k < len(e) else 0.0 for e in earned])))
+                / (outcome.std(ddof=1) + 0.2)
+                for k, own in enumerate(earned[i])
+            ]
+        )
+        for i in range(len(members))
+    ]
+
+
+def _by_hand(folder, model_dir, loss, *, beta, importance=None, max_length=12, credit=_group_advantages):
     """GRPO over the saved trajectories: rewards, baseline, weights and loss all written out."""
     from transformers import AutoModelForCausalLM
 
@@ -50,18 +74,14 @@ def _by_hand(folder, model_dir, loss, *, beta, importance=None, max_length=12):
     terms, tokens = [], 0
     for group in {t.group for t in trajectories}:
         members = [t for t in trajectories if t.group == group]
-        outcome = np.array([float(len(t.completion_ids) % 2 == 0) for t in members])
-        shaping = np.array([(t.completion_ids[0] % 7) / 7 for t in members])
-        total = outcome + beta * shaping
-        advantages = (total - total.mean()) / (outcome.std(ddof=1) + 0.2)
-        for t, advantage in zip(members, advantages, strict=True):
+        for t, advantage_T in zip(members, credit(members, beta), strict=True):
             prompt, ids = t.segments[0].prompt_ids, t.completion_ids
             logits = model(torch.tensor([prompt + ids])).logits[0]
             logps = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(ids)[:, None])[:, 0]
             weight = 1.0
             if importance is not None:
                 weight = (logps.detach() - torch.tensor(t.logprobs)).exp().clamp(max=importance)
-            objective = (logps - logps.detach()).exp() * float(advantage) * weight
+            objective = (logps - logps.detach()).exp() * torch.tensor(advantage_T, dtype=torch.float32) * weight
             terms.append(objective)
             tokens += len(ids)
     if loss == "dapo":
@@ -143,6 +163,32 @@ def test_token_rewards_reach_the_loss_as_their_sum(tmp_path, tiny_model_dir, mon
     _, trainer = _first_gradient(recipe, monkeypatch)
     for t in read_trajectories(trainer.run_folder.path / "trajectories" / "step-000000-rank0.parquet"):
         assert t.rewards["every_token"] == pytest.approx(float(np.sin(t.completion_ids).sum()), rel=1e-5)
+
+
+def test_rewards_to_go_reach_the_loss_token_by_token(tmp_path, tiny_model_dir, monkeypatch):
+    changes = {
+        "trainer.steps": 1,
+        "rewards": [{"name": f"{HERE}:even_length"}, {"name": f"{HERE}:every_token", "weight": 0.1}],
+        "credit": [{"name": "group", "token_rewards": "reward_to_go"}],
+    }
+    gradient, trainer = _first_gradient(tiny_recipe(tiny_model_dir, tmp_path, **changes), monkeypatch)
+    folder = trainer.run_folder.path
+    _assert_same(gradient, _by_hand(folder, tiny_model_dir, "dapo", beta=0.1, credit=_advantages_to_go))
+
+
+def test_each_reward_tells_its_weight_its_failures_and_its_time(tmp_path, tiny_model_dir, monkeypatch):
+    rewards = [
+        {"name": f"{HERE}:even_length"},
+        {"name": f"{HERE}:first_token", "weight": 0.4, "weight_schedule": {0: 0.0, 2: 1.0}},
+        {"name": f"{HERE}:fails_on_first_draws", "weight": 0.0},
+    ]
+    changes = {"trainer.steps": 3, "rewards": rewards, "trainer.prompts_per_step": 4}
+    _, trainer = _first_gradient(tiny_recipe(tiny_model_dir, tmp_path, **changes), monkeypatch)
+    lines = trainer.run_folder.read_metrics()
+    assert [line["weight/first_token"] for line in lines] == pytest.approx([0.0, 0.2, 0.4])
+    assert lines[1]["reward/shaping"] == pytest.approx(0.2 * lines[1]["reward/first_token"])
+    assert [line["errors/fails_on_first_draws"] for line in lines] == [0.5, 0.0, 0.0]
+    assert all(line["errors/even_length"] == 0 and line["seconds/reward/even_length"] > 0 for line in lines)
 
 
 def test_groups_share_their_prompt_and_members_differ(tmp_path, tiny_model_dir, monkeypatch):
