@@ -23,8 +23,8 @@ class TrainerFacts:
 
     Attributes:
         num_generations: completions per prompt; None where it is not known.
-        end_ids: ids that end a completion; None: those of the tokenizer. (TRL's own `clipped_ratio` takes a padding token
-            that was sampled at the length limit for an end, too.)
+        end_ids: ids that end a completion; None: those of the tokenizer. (For TRL's own `clipped_ratio` a padding token
+            that was sampled at the length limit is an end, too.)
         names: names of all its reward functions.
         template: what it gives to `apply_chat_template`.
     """
