@@ -226,6 +226,26 @@ def plot_arms(arms: Mapping[str, EvalResult], path: str | Path, *, tokens: str =
     return _save(figure, path)
 
 
+def plot_seeds(arms: Mapping[str, Sequence[tuple[float, float]]], path: str | Path) -> Path:
+    """Accuracy over tokens per answer: one small mark per training seed, a large one at each arm's mean.
+
+    Args:
+        arms: name -> (tokens, accuracy between 0 and 1) of each seed.
+    """
+    figure, (axis,) = _figure(1, 1, width=7.4, height=4.2)
+    for index, (name, points) in enumerate(arms.items()):
+        tokens, accuracy = np.array(points, dtype=np.float64).T
+        look: Any = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "clip_on": False}
+        axis.scatter(tokens, 100 * accuracy, s=26, alpha=0.55, linewidths=0, **look)
+        label = f"{name} ({len(points)})"
+        axis.scatter(tokens.mean(), 100 * accuracy.mean(), s=90, edgecolors="white", zorder=5, label=label, **look)
+    axis.set_xlabel("tokens per answer (mean)")
+    axis.set_ylabel("right answers (%)")
+    axis.margins(0.12)
+    figure.legend(loc="outside right upper", frameon=False, title="large: mean of (seeds)")
+    return _save(figure, path)
+
+
 def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold")
 

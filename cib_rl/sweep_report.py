@@ -79,26 +79,14 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _plot(path: Path, groups: Mapping[str, Sequence[Mapping[str, float]]]) -> bool:
-    """Accuracy over tokens, one colour per point, one mark per seed. False when there is nothing to draw."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """False when there is nothing to draw."""
+    from cib_rl.plots import plot_seeds
 
     drawn = {
         label: [(r["tokens"], r["accuracy"]) for r in runs if {"tokens", "accuracy"} <= r.keys()]
         for label, runs in groups.items()
     }
     drawn = {label: pairs for label, pairs in drawn.items() if pairs}
-    if not drawn:
-        return False
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for label, pairs in drawn.items():
-        axes.scatter([tokens for tokens, _ in pairs], [accuracy for _, accuracy in pairs], label=label)
-    axes.set_xlabel("tokens per answer (mean)")
-    axes.set_ylabel("accuracy")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return True
+    if drawn:
+        plot_seeds(drawn, path)
+    return bool(drawn)

@@ -96,3 +96,13 @@ def test_running_mean_and_spread_against_a_plain_loop():
     mean, spread = plots.running_mean(values, 3)
     assert mean.tolist() == pytest.approx([3, 8 / 3, 5, 13 / 3, 14 / 3, 3])
     assert spread[1] == pytest.approx(np.std([1, 5, 2]))
+
+
+def test_every_seed_is_a_mark_and_every_arm_one_more_at_its_mean(tmp_path, monkeypatch):
+    figures, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    arms = {"a": [(100.0, 0.8), (110.0, 0.9)], "b": [(150.0, 0.7)]}
+    assert plots.plot_seeds(arms, tmp_path / "seeds.png").stat().st_size > 5000
+    drawn = [tuple(point) for marks in figures[0].axes[0].collections for point in marks.get_offsets().tolist()]
+    expected = [(100, 80), (110, 90), (105, 85), (150, 70), (150, 70)]
+    assert np.allclose(drawn, expected)
