@@ -34,6 +34,7 @@ _PANELS: tuple[tuple[str, str, str, float, str | None, bool], ...] = (
     ("entropy_nats_per_token", "Entropy of the policy", "nats per token", 1, None, True),
     ("reward/outcome", "Outcome reward", "mean per answer", 1, None, False),
     ("reward/shaping", "Shaping reward", "mean per answer", 1, None, False),
+    ("budget/price", "Price of an answer like the first", "reward", 1, None, True),
     ("ratio/kl_engine_trainer", "Engine against trainer", "KL (nats per token)", 1, None, False),
     ("grad_norm", "Gradient norm", "norm before clipping", 1, None, True),
 )

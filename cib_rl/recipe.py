@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -174,6 +175,29 @@ class TrainerSection(Section):
     deepspeed: str | None = Field(None, description="path of a DeepSpeed configuration")
 
 
+class BudgetSection(Section):
+    """A token budget: the weight of one shaping reward is moved until it is met (see `trainers.budget`)."""
+
+    tokens: float | str = Field(description="-40% of the tokens at the start, or a number of tokens per completion")
+    reward: str | None = Field(None, description="label of the shaping reward; default: the only one")
+    count: Literal["all", "right"] = Field("all", description="whose tokens: of all completions, or of right ones")
+    rate: float = Field(0.1, ge=0, description="integral gain, in reward per window and unit of relative error")
+    gain: float = Field(10.0, ge=0, description="proportional gain, in reward per unit of relative error")
+    smoothing: float = Field(0.5, ge=0, lt=1, description="share of the past in the mean of tokens")
+    min_price: float = Field(0.0, le=0, description="reward that a completion like those of the start costs, at least")
+    max_price: float = Field(2.0, gt=0, description="and at most")
+
+    @field_validator("tokens")
+    @classmethod
+    def _a_share_or_a_number(cls, tokens: float | str) -> float | str:
+        if isinstance(tokens, str):
+            if not re.fullmatch(r"-\d+(\.\d+)?%", tokens) or not 0 < float(tokens[1:-1]) < 100:
+                raise ValueError(f"write a cut such as -40% or a number of tokens, not {tokens!r}")
+        elif not tokens >= 1:
+            raise ValueError(f"a budget must be at least one token, got {tokens}")
+        return tokens
+
+
 class LoraSection(Section):
     """Low-rank adapters instead of full fine-tuning."""
 
@@ -222,6 +246,7 @@ class Recipe(Section):
     success: SuccessSection = Field(default_factory=SuccessSection)
     credit: list[CreditSection] = Field(default_factory=lambda: [CreditSection(name="group")], min_length=1)
     trainer: TrainerSection
+    budget: BudgetSection | None = None
     lora: LoraSection | None = None
     evaluation: EvaluationSection | None = None
     logging: LoggingSection = Field(default_factory=LoggingSection)

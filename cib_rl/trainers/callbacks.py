@@ -85,9 +85,11 @@ class EvaluationCallback(TrainerCallback):
     def _evaluate(self, step: int) -> None:
         with self.trainer.engine_in_use():
             result = evaluate_policy(self.recipe, self.rollouts, self.suite, self.base_dir, self.progress)
+        summary = result.summary()
+        if self.trainer.budget is not None and step == 0:
+            self.trainer.budget.begin(summary.get(self.trainer.budget.counts))
         if self.trainer.accelerator.is_main_process:
             result.save(self.folder.evaluations / f"step-{step:06d}")
-            summary = result.summary()
             numbers = {f"eval/{k}": v for k, v in summary.items() if isinstance(v, (int, float))}
             self.folder.append_metrics({"step": step, "time": time.time(), **numbers})
 

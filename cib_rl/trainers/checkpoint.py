@@ -91,6 +91,7 @@ class CheckpointMixin:
 
     run_folder: Any
     collector: Any
+    budget: Any
     keep_checkpoints: int | None
     _staging: Path | None = None
     _restore_rng_from: str | None = None
@@ -144,6 +145,7 @@ class CheckpointMixin:
         return {
             "cursor": self.collector.stream.cursor,
             "rewards": self.collector.suite.state_dict(),
+            "budget": self.budget.state_dict() if self.budget is not None else None,
             "micro_step": self._step,
             "window": self._buffered_inputs,
             "window_index": self._window_index,
@@ -155,6 +157,8 @@ class CheckpointMixin:
         state = torch.load(checkpoint / RANK_STATE.format(rank), weights_only=True)
         self.collector.stream.cursor = state["cursor"]
         self.collector.suite.load_state_dict(state["rewards"])
+        if self.budget is not None and state["budget"] is not None:
+            self.budget.load_state_dict(state["budget"])
         self._step = state["micro_step"]
         self._buffered_inputs = state["window"]
         self._window_index = state["window_index"]

@@ -35,6 +35,7 @@ from cib_rl.plugin import RewardFailure
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
 from cib_rl.trainers.batch import Batch, pad_window, split_window
+from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
 from cib_rl.trainers.collect import Collector, Window
 from cib_rl.trainers.metrics import window_metrics
@@ -86,6 +87,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self.recipe = recipe
         self.collector = collector
         self.credit = credit
+        self.budget = Budget(recipe.budget, collector.suite.rewards) if recipe.budget else None
         self.engine = engine
         self.run_folder = run_folder
         self.keep_checkpoints = recipe.trainer.keep_checkpoints
@@ -129,7 +131,10 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self._add_logps(batch)
         window.seconds["logps"] = time.perf_counter() - scored
         self._note_warnings(window)
-        for name, value in window_metrics(window, gather_object).items():
+        metrics = window_metrics(window, gather_object)
+        if self.budget is not None:
+            metrics |= self.budget.observe(metrics)
+        for name, value in metrics.items():
             self._metrics["train"][name].append(value)
         if self.recipe.logging.trajectories:
             self.run_folder.save_window(window.trajectories, self.state.global_step, self.accelerator.process_index)
