@@ -15,6 +15,8 @@ from cib_rl.grading.pool import Grade
 from cib_rl.plugin import Failed, reward
 from cib_rl.trajectory import Trajectory
 
+RULES = ("math_full.py", "latex.py", "numbers.py", "fast_parser.py")  # what a kept check of the golds depends on
+
 
 @reward("math_correct", kind="outcome")
 class MathCorrect:
@@ -31,7 +33,8 @@ class MathCorrect:
 
     def __init__(self, *, timeout: float = 5.0, workers: int = 2, memory_mb: int = 2048) -> None:
         self.grader = MathGrader(workers=workers, timeout=timeout, memory_mb=memory_mb)
-        rules = hashlib.sha256(Path(math.__file__).with_name("math_full.py").read_bytes()).hexdigest()[:12]
+        folder = Path(math.__file__).parent
+        rules = hashlib.sha256(b"".join((folder / file).read_bytes() for file in RULES)).hexdigest()[:12]
         self.grader_version = f"math-verify {version('math-verify')}, rules {rules}"
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | Failed]:

@@ -7,20 +7,17 @@ hard limit takes their place.
 
 from __future__ import annotations
 
-import re
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 
+from cib_rl.grading.latex import different_words, normalise, without_label
+from cib_rl.grading.numbers import approximate, exact, surely_different
 from cib_rl.grading.pool import RIGHT, WRONG, Grade, GradingPool
 
 MAX_CHARACTERS = 2000  # a longer prediction is wrong unless it is literally the gold answer
-
-_SPACE = re.compile(r"(?<!\\)\\[!,;: ]")  # not the second half of a line break
-_GROUPING = re.compile(r"(?<=\d),\\! ?(?=\d)")
-_INTEGER = re.compile(r"([-+]?)0*(\d+)")
-_THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+)(\.\d+)?")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\{([^{}]*)\}")
-MIXED = re.compile(r"([-+]?\d+) +(?:(\d+)/(\d+)|(\\frac\{\d+\}\{\d+\}))")
+ROUNDING = 2e-6  # decimals that differ by more cannot agree in the six places that math-verify compares
+REMEMBERED = 50_000  # pairs
 
 
 class MathGrader:
@@ -28,12 +25,17 @@ class MathGrader:
 
     Args:
         workers, timeout, memory_mb: see `GradingPool`; no worker starts unless the fast path fails on some answer.
+
+    Attributes:
+        errors: how many answers could not be judged so far, by cause (`Grade.kind`).
     """
 
     def __init__(self, *, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048) -> None:
         self.pool = GradingPool(
             "cib_rl.grading.math_full:full_grade", workers=workers, timeout=timeout, memory_mb=memory_mb
         )
+        self.errors: Counter[str] = Counter()
+        self._known: OrderedDict[tuple[str, str], Grade] = OrderedDict()  # verdicts of workers, oldest first
 
     def grade(self, *, golds: Sequence[str], predictions: Sequence[str | None], fast: bool = True) -> list[Grade]:
         """One grade per pair. A prediction of None (no answer was found) is wrong.
@@ -44,61 +46,63 @@ class MathGrader:
         grades: dict[tuple[str, str | None], Grade] = {}
         hard: list[tuple[str, str]] = []
         for gold, prediction in dict.fromkeys(pairs):
-            quick = False if prediction is None else quick_grade(gold=gold, prediction=prediction) if fast else None
-            if quick is None:
-                assert prediction is not None
-                hard.append((gold, prediction))
-            else:
+            if prediction is None:
+                grades[gold, prediction] = WRONG
+                continue
+            quick = quick_grade(gold=gold, prediction=prediction) if fast else None
+            known = self._known.get((gold, prediction)) if fast else None
+            if quick is not None:
                 grades[gold, prediction] = RIGHT if quick else WRONG
+            elif known is not None:
+                grades[gold, prediction] = known
+            else:
+                hard.append((gold, prediction))
         if hard:
             verdicts = self.pool.grade([{"gold": gold, "prediction": prediction} for gold, prediction in hard])
+            self._remember(hard, verdicts)
             grades.update(zip(hard, verdicts, strict=True))
-        return [grades[pair] for pair in pairs]
+        result = [grades[pair] for pair in pairs]
+        self.errors.update(grade.kind for grade in result if grade.outcome == "error")
+        return result
 
     def close(self) -> None:
         self.pool.close()
 
+    def _remember(self, pairs: list[tuple[str, str]], verdicts: list[Grade]) -> None:
+        """Keep what was judged; an error may have been the machine's fault and is tried again."""
+        self._known.update((p, v) for p, v in zip(pairs, verdicts, strict=True) if v.outcome != "error")
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
 
 def quick_grade(*, gold: str, prediction: str) -> bool | None:
-    """True or False where no algebra is needed, else None: equal texts, and two whole numbers."""
-    a, b = _cached_normalise(gold), normalise(prediction)
-    if a and a == b:
+    """True or False where no algebra is needed, else None: equal texts, plain numbers, constants far apart."""
+    expected = _read_gold(gold)
+    if len(prediction) > max(4 * MAX_CHARACTERS, 4 * len(gold)):
+        return prediction.strip() == gold.strip() != ""
+    text = normalise(prediction if expected.labelled else without_label(prediction))
+    if text and text == expected.text:
         return True
-    if len(b) > max(MAX_CHARACTERS, 2 * len(a)) or not b:
+    if not text or len(text) > max(MAX_CHARACTERS, 2 * len(expected.text)) or different_words(expected.text, text):
         return False
-    first, second = _INTEGER.fullmatch(a), _INTEGER.fullmatch(b)
-    if first and second:
-        return _signed(first) == _signed(second)
+    if expected.exact is not None and (value := exact(text)) is not None:
+        if value == expected.exact:
+            return True
+        decimals = "." in expected.text or "." in text
+        return None if decimals and abs(value - expected.exact) < ROUNDING else False
+    if expected.approximate is not None and (number := approximate(text)) is not None:
+        return False if surely_different(expected.approximate, number) else None
     return None
 
 
-def normalise(answer: str) -> str:
-    """The answer without what never changes its meaning: `clean`, and the wrapper of an answer that is all text."""
-    text = clean(answer)
-    whole_text = _TEXT.fullmatch(text)
-    return clean(whole_text.group(1)) if whole_text else text
+class _Gold:
+    """What is known of a gold answer without algebra."""
+
+    def __init__(self, gold: str) -> None:
+        self.text = normalise(gold)
+        self.labelled = without_label(gold) != gold
+        self.exact = exact(self.text)
+        self.approximate = approximate(self.text)
 
 
-def clean(answer: str) -> str:
-    """The answer without math delimiters, sizes, spacing, currency, thousands separators and a final full stop.
-
-    Space between digits stays, so that 1 1/2 does not become 11/2.
-    """
-    text = " ".join(_SPACE.sub(lambda m: "" if m.group() == "\\!" else " ", _GROUPING.sub("", answer)).split())
-    for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-            text = text[len(opening) : -len(closing)].strip()
-    text = text.replace("\\left", "").replace("\\right", "").replace("dfrac", "frac").replace("tfrac", "frac")
-    text = text.replace("\\$", "").removeprefix("$").removesuffix(".").strip()
-    text = text.replace("{,}", ",")
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    return re.sub(r"(?<=[^\w]) | (?=[^\w])", "", text) if not MIXED.fullmatch(text) else text
-
-
-_cached_normalise = lru_cache(maxsize=8192)(normalise)
-
-
-def _signed(match: re.Match[str]) -> tuple[bool, str]:
-    digits = match.group(2)
-    return match.group(1) == "-" and digits != "0", digits
+_read_gold = lru_cache(maxsize=8192)(_Gold)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -19,13 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-START_SECONDS = 120.0  # to import what grades; on a busy machine that takes a while
+from cib_rl.grading.process import START_SECONDS, Worker
 
-# The worker sees the caller's import path, so that it finds the package however the caller found it.
-_BOOT = (
-    "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a.pop(0); "
-    "from cib_rl.grading.worker import main; main(*a)"
-)
+# Items a worker holds at most: the next is there when one is done, and a gold stays with the worker that has parsed it.
+DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,11 @@ class Grade:
 
     outcome: Literal["right", "wrong", "error"]
     cause: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What to count the error under: the cause up to its colon (timeout, memory, crash, or an exception's name)."""
+        return self.cause.partition(":")[0]
 
 
 RIGHT, WRONG = Grade("right"), Grade("wrong")
@@ -51,7 +51,7 @@ class GradingPool:
 
     def __init__(self, function: str, *, workers: int, timeout: float, memory_mb: int = 2048) -> None:
         self.function, self.size, self.timeout, self.memory_mb = function, workers, timeout, memory_mb
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._pid = os.getpid()
         self._lock = threading.Lock()
         # Also runs when the interpreter ends; must not hold a reference to self.
@@ -79,13 +79,13 @@ class GradingPool:
         with self._lock:
             _kill_all(self._workers, self._pid)
 
-    def start(self) -> _Worker:
+    def start(self) -> Worker:
         """A new worker, not yet ready."""
-        worker = _Worker(json.dumps([sys.path, self.function, self.timeout, self.memory_mb]))
+        worker = Worker(self.function, self.timeout, self.memory_mb)
         self._workers.append(worker)
         return worker
 
-    def discard(self, worker: _Worker, patience: float) -> int:
+    def discard(self, worker: Worker, patience: float) -> int:
         """End a worker; returns its exit code (negative: the signal that ended it)."""
         self._workers.remove(worker)
         return worker.kill(patience)
@@ -96,59 +96,8 @@ class GradingPool:
         return [worker.process.pid for worker in self._workers]
 
     @property
-    def workers(self) -> list[_Worker]:
+    def workers(self) -> list[Worker]:
         return list(self._workers)
-
-
-class _Worker:
-    """One process. `item` is what it works on (None: idle), `deadline` when that, or its start, must be done."""
-
-    def __init__(self, arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-        self.ready = False
-        self.item: int | None = None
-        self.deadline = time.monotonic() + START_SECONDS
-        self.received = b""
-
-    def send(self, item: int, line: bytes, timeout: float) -> bool:
-        """Give it an item; False when the process is gone. It is reading, so the pipe empties as we write."""
-        assert self.process.stdin is not None
-        self.item, self.deadline = item, time.monotonic() + timeout
-        try:
-            view = memoryview(line)
-            while view:
-                view = view[self.process.stdin.write(view) or 0 :]
-        except OSError:
-            self.item = None
-            return False
-        return True
-
-    def read(self) -> list[dict[str, Any]] | None:
-        """The replies that have arrived; None when the process has ended."""
-        assert self.process.stdout is not None
-        data = self.process.stdout.read(65536)
-        if not data:
-            return None
-        *lines, self.received = (self.received + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def kill(self, patience: float = 0.0) -> int:
-        """End the process, first giving it `patience` seconds to end by itself; returns its exit code."""
-        try:
-            code = self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        return code
 
 
 class _Run:
@@ -167,7 +116,7 @@ class _Run:
                 self.watch(worker)
             while len(self.done) < len(self.lines):
                 self.hand_out()
-                busy = [w for w in self.pool.workers if w.item is not None or not w.ready]
+                busy = [w for w in self.pool.workers if w.items or not w.ready]
                 patience = min((w.deadline for w in busy), default=0.0) - time.monotonic()
                 for key, _ in self.selector.select(max(0.0, patience)):
                     self.receive(key.data)
@@ -176,29 +125,31 @@ class _Run:
                         self.expire(worker)
         return [self.done[i] for i in range(len(self.lines))]
 
-    def watch(self, worker: _Worker) -> None:
+    def watch(self, worker: Worker) -> None:
         assert worker.process.stdout is not None
         self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
 
     def hand_out(self) -> None:
+        # Deep queues only while there is much to do, so that no worker is idle while another one's items wait.
+        depth = 1 + min(DEPTH - 1, len(self.waiting) // (2 * self.pool.size))
         for worker in self.pool.workers:
-            if worker.ready and worker.item is None and self.waiting:
-                item = self.waiting.popleft()
-                if not worker.send(item, self.lines[item], self.pool.timeout):
-                    self.waiting.appendleft(item)
+            while self.waiting and worker.accepts(self.lines[self.waiting[0]], depth):
+                if not worker.send(self.waiting[0], self.lines[self.waiting[0]]):
                     self.drop(worker)
+                    break
+                self.waiting.popleft()
         starting = sum(not w.ready for w in self.pool.workers)
         while len(self.pool.workers) < self.pool.size and starting < len(self.waiting):
             self.watch(self.pool.start())
             starting += 1
 
-    def receive(self, worker: _Worker) -> None:
+    def receive(self, worker: Worker) -> None:
         replies = worker.read()
         if replies is None:
-            item, was_ready = worker.item, worker.ready
+            was_ready, failed = worker.ready, worker.items.popleft() if worker.items else None
             code = self.drop(worker, patience=5.0)  # it has closed its output: its own exit code is about to come
-            if item is not None:
-                self.done[item] = Grade("error", f"the worker died ({_ending(code)})")
+            if failed is not None:
+                self.done[failed] = Grade("error", f"crash: the worker died ({_ending(code)})")
             elif not was_ready:
                 self.start_failed(f"a worker died while it started ({_ending(code)})")
         for reply in replies or []:
@@ -206,18 +157,17 @@ class _Run:
                 raise RuntimeError(f"grading workers cannot start: {self.pool.function}: {reply['fatal']}")
             if "ready" in reply:
                 worker.ready, self.failed_starts = True, 0
-            elif worker.item is not None:
+            else:
                 verdict = RIGHT if reply.get("right") else WRONG
-                self.done[worker.item] = Grade("error", reply["error"]) if "error" in reply else verdict
-                worker.item = None
+                self.done[worker.answered()] = Grade("error", reply["error"]) if "error" in reply else verdict
                 if reply.get("last"):
                     self.drop(worker)
 
-    def expire(self, worker: _Worker) -> None:
-        item = worker.item
+    def expire(self, worker: Worker) -> None:
+        failed = worker.items.popleft() if worker.items else None
         self.drop(worker)
-        if item is not None:
-            self.done[item] = Grade("error", f"timeout: more than {self.pool.timeout:g} s")
+        if failed is not None:
+            self.done[failed] = Grade("error", f"timeout: more than {self.pool.timeout:g} s")
         else:
             self.start_failed(f"a worker took more than {START_SECONDS:g} s to start")
 
@@ -226,7 +176,9 @@ class _Run:
         if self.failed_starts >= 3:
             raise RuntimeError(f"grading workers cannot start: {why}, three times in a row")
 
-    def drop(self, worker: _Worker, patience: float = 0.0) -> int:
+    def drop(self, worker: Worker, patience: float = 0.0) -> int:
+        """End a worker; what it had not begun goes back to the front of the line."""
+        self.waiting.extendleft(reversed(worker.items))
         assert worker.process.stdout is not None
         self.selector.unregister(worker.process.stdout)
         return self.pool.discard(worker, patience)
@@ -236,7 +188,7 @@ def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _kill_all(workers: list[_Worker], owner: int) -> None:
+def _kill_all(workers: list[Worker], owner: int) -> None:
     # A forked child that exits must leave its parent's workers alone.
     if os.getpid() == owner:
         for worker in workers:

@@ -10,6 +10,8 @@ import time
 def grade(*, what: str, value: int = 0) -> bool:
     if what == "sleep":
         time.sleep(3600)
+    if what == "doze":
+        time.sleep(0.7)
     if what == "die":
         os._exit(7)
     if what == "crash":

@@ -37,7 +37,16 @@ RIGHT_PAIRS = [
     (r"\text{Evelyn}", "Evelyn"), (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
     (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
     (r"\{1,2\}", "2,1"), ("72_8", "72_{8}"), ("72_8", "72"), ("a=1,b=2", "b=2,a=1"), (r"30^\circ", r"\theta=30^\circ"),
-    ("72", r"72\text{ dollars}"), ("10^{20}", "100000000000000000000"),
+    ("72", r"72\text{ dollars}"), ("10^{20}", "100000000000000000000"), ("x^2+y^2=1", "x^2+y^2-1=0"),
+    # forms that were once wrong or an error
+    ("57", r"\textbf{(057)}"), ("57", r"\textbf{(057) }"), ("208", r"\textbf{(B) }208"), ("208", r"\textbf{(B)}~208"),
+    ("-7", r"\textbf{(A) }{-}7"), (r"\frac{7}{3}", r"\text{(E)} \: \dfrac 73"), ("9", "(C) 9"),
+    ("9", r"(\textbf{C}) 9"), (r"\frac{\pi}{6}+1", r"\frac \pi6 + 1"), (r"\frac{5}{7}", r"\dfrac 5 7"),
+    (r"\frac 5 7", "15/21"), ("n^{2}+3", r"k_{\max }=n^{2}+3"), (r"k_{\min}=5n", "5n"),
+    (r"\cos^2 t", r"1-\sin^{2}t"), (r"\approx 3.75 \text{ m}", "15/4"), (r"\text{(B)},", "B"), ("48^\\circ", "48°"),
+    ("7.5", "7.5^{\\circ}"), (r"0.\overline{6}", "2/3"), ("12000", "1.2e4"), ("12345", r"12\,345"), ("15", "**15**"),
+    ("-4", "−4"), ("6\\pi", "6π"), ("5", "£5"), ("[0,1)", r"0\le x<1"),
+    (r"(-\infty,-5)", "k<-5"), ("1<x<2", "(1,2)"), ("5,-2", r"x=5 \text{ or } x=-2"), ("8.24", r"\approx 8.24"),
 ]  # fmt: skip
 
 WRONG_PAIRS = [
@@ -48,6 +57,15 @@ WRONG_PAIRS = [
     ("x+1", "y+1"), ("(1,2)", "[1,2]"), (r"\text{Evelyn}", "nylevE"), (r"\text{even}", r"\text{odd}"),
     ("0", "0/0"), ("2^{100}", "2^{100}+1"), ("100000000000000000000", "100000000000000000001"),
     (r"\frac{1}{3}", "0.33"), ("72", ""), ("72", " "),
+    # once right
+    ("11", r"5 \quad 6"), ("11", r"5\qquad6"), ("0.0000003", "0.0000004"), ("0.0000003", "0.00000031"),
+    ("green", "neerg"), ("no", "on"), ("not", "ton"), (r"\text{green}", "neerg"), ("green", r"\text{neerg}"),
+    ("1<x<2", r"\{1,2\}"), (r"\{1,2\}", "1<x<2"), ("1,2", "1<x<2"), ("5", "x<5"), (r"(-\infty,-5)", r"k\le -5"),
+    # labels and shorthand give nothing away
+    ("208", r"\textbf{(B)}"), ("B", r"\textbf{(C) }208"), (r"\textbf{(B) }208", r"\textbf{(C) }208"),
+    ("7", r"\dfrac 5 7"), ("6", r"(5) 6"), ("56", r"\textbf{5} 6"), ("12", "1.2e4"),
+    (r"\frac{1}{3}", r"0.\overline{4}"), ("2", r"72\rightarrow 2"), (r"\cos^2 t", r"\sin^2 t"),
+    ("5n", r"k_{\min}=6n"), ("(-1,3)", r"(-1,3)\cup(4,5)"), ("5", r"[5,6]"), ("x=5", "y=5"),
 ]  # fmt: skip
 
 
@@ -73,16 +91,12 @@ def test_the_fast_path_agrees_with_the_full_one(grader):
     assert fast == grader.grade(golds=golds, predictions=predictions, fast=False)
 
 
-def test_whole_numbers_and_equal_texts_start_no_worker():
+def test_numbers_and_equal_texts_start_no_worker():
     grader = MathGrader()
-    golds = ["72", "72", r"\frac{1}{2}", "1,000", "72"]
-    assert grader.grade(golds=golds, predictions=["72", "73", r"$\frac{1}{2}$", "1000", None]) == [
-        RIGHT,
-        WRONG,
-        RIGHT,
-        RIGHT,
-        WRONG,
-    ]
+    pairs = [("72", "72", RIGHT), ("72", "73", WRONG), (r"\frac{1}{2}", r"$\frac{1}{2}$", RIGHT), ("72", None, WRONG)]
+    pairs += [("1,000", "1000", RIGHT), ("1/2", "0.5", RIGHT), (r"\sqrt{2}", r"\sqrt{3}", WRONG), ("2.5", "9/4", WRONG)]
+    golds, predictions, grades = zip(*pairs, strict=True)
+    assert grader.grade(golds=golds, predictions=predictions) == list(grades)
     assert grader.pool.processes == []
 
 
@@ -90,8 +104,17 @@ def test_equal_pairs_are_graded_once(grader, monkeypatch):
     seen: list[int] = []
     original = grader.pool.grade
     monkeypatch.setattr(grader.pool, "grade", lambda items: (seen.append(len(items)), original(items))[1])
-    assert grader.grade(golds=["1/2"] * 6, predictions=["0.5", "0.6"] * 3) == [RIGHT, WRONG] * 3
+    for _ in range(2):  # the second time the verdicts are known
+        assert grader.grade(golds=["1+a"] * 6, predictions=["a+1", "a+2"] * 3) == [RIGHT, WRONG] * 3
     assert seen == [2]
+
+
+def test_errors_are_counted_by_cause_and_tried_again(grader):
+    before = grader.errors.copy()
+    for _ in range(2):
+        grades = grader.grade(golds=["}{", "}{", "1+b", "05:00"], predictions=["5", "5", "b+1", "3:00"])
+        assert [g.kind for g in grades] == ["Unreadable", "Unreadable", "", "ValueError"]
+    assert grader.errors - before == {"Unreadable": 4, "ValueError": 2}
 
 
 def test_a_gold_answer_that_cannot_be_read_is_an_error_not_a_zero(grader):

@@ -63,6 +63,36 @@ def test_more_hostile_answers_than_workers(pool):
     assert [g.outcome for g in grades] == ["error"] * 5 + ["right"] + ["error"] * 2 + ["wrong"]
 
 
+@pytest.mark.parametrize("what", ["die", "sleep", "memory"])
+def test_what_waits_behind_a_hostile_answer_is_graded_by_another_worker(pool, what):
+    """A worker is given several items at once; those it had not begun are not lost with it."""
+    items = [ok(v) for v in range(40)]
+    items[3:3] = [{"what": what}]
+    grades = pool.grade(items)
+    assert [g.outcome for g in grades] == ["right", "wrong", "right", "error"] + ["wrong", "right"] * 18 + ["wrong"]
+
+
+def test_an_items_time_begins_when_the_one_before_is_done(pool):
+    """Eight items of 0.7 s in one worker's hands: together far over the limit of 2 s, none by itself."""
+    pool.size = 1
+    assert pool.grade([{"what": "doze", "value": v} for v in range(8)]) == [RIGHT, WRONG] * 4
+
+
+def test_large_items_behind_a_stuck_one_do_not_block_the_pool(pool):
+    """More than a pipe holds: writing them to a worker that does not read would wait for ever."""
+    large = [{"what": "x" * 50_000, "value": v} for v in range(12)]
+    grades = pool.grade([{"what": "sleep"}, *large])
+    assert [g.outcome for g in grades] == ["error"] + ["right", "wrong"] * 6
+
+
+@pytest.mark.parametrize(
+    "what, kind", [("sleep", "timeout"), ("memory", "memory"), ("crash", "crash"), ("raise", "ValueError")]
+)
+def test_errors_have_a_kind_to_count_them_by(pool, what, kind):
+    assert pool.grade([{"what": what}])[0].kind == kind
+    assert RIGHT.kind == ""
+
+
 def test_what_a_library_prints_does_not_reach_the_verdicts(pool):
     assert pool.grade([{"what": "print", "value": 0}, ok(1)] * 3) == [RIGHT, WRONG] * 3
 

@@ -1,0 +1,134 @@
+"""Writing a mathematical answer in one way: what never changes its meaning is taken out, shorthand is written out.
+
+Only the text is looked at, in time linear in its length. What is left is compared as text, read as a number
+(`numbers.py`), or parsed by math-verify (`math_full.py`).
+"""
+
+from __future__ import annotations
+
+import re
+
+MIXED = re.compile(r"([-+]?\d+) +(?:(\d+)/(\d+)|(\\frac\{\d+\}\{\d+\}))")
+
+_SIGNS = str.maketrans(
+    {
+        "−": "-",
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "÷": r"\div ",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+    }
+    | {"°": r"^\circ ", "~": " ", "\u00a0": " ", "€": "", "£": "", "≈": r"\approx "}
+)
+_SPACE = re.compile(r"(?<!\\)\\([!,;: ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle)(?![a-zA-Z]))")
+_SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])")
+_GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|\\,(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525
+_THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+)(\.\d+)?")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z])) ?")
+_LABEL = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf)\{ *\([A-H]\) *\}|\(\\(?:text|textbf|mathrm|mathbf)\{[A-H]\}\)|\([A-H]\)(?= )"
+)
+_IN_PARENTHESES = re.compile(r"\(([-+]?\d[\d.]*)\)")
+_FRACTION = re.compile(r"\\[dt]?frac(?![a-zA-Z])")
+_ARGUMENT = re.compile(r" *(?:(?P<brace>\{)|(?P<one>\\(?:pi|infty|alpha|beta|theta)(?![a-zA-Z])|[0-9a-zA-Z]))")
+_ROOT = re.compile(r"\\sqrt +(?=[0-9a-zA-Z\\])")
+_TRIGONOMETRIC = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:\d|\{\d+\}))?) *([a-zA-Z])(?![a-zA-Z(_^{])")
+_WORD_INDEX = re.compile(r"_(?:\\(max|min)(?![a-zA-Z])|\{ ?\\(max|min) ?\})")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})")
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,15})\.(\d{0,15})\\(?:overline|bar|dot) ?(?:\{(\d{1,15})\}|(\d))(?!\d)")
+
+
+def normalise(answer: str) -> str:
+    """`clean`, also without the wrapper of an answer that is all text (`\\text{Evelyn}`)."""
+    text = clean(answer)
+    whole_text = _TEXT.fullmatch(text)
+    return clean(whole_text.group(1)) if whole_text else text
+
+
+def clean(answer: str) -> str:
+    """The answer without math delimiters, sizes, spacing, currency, thousands separators and final punctuation.
+
+    Space between digits stays, so that 1 1/2 does not become 11/2.
+    """
+    text = _GROUPING.sub("", answer.translate(_SIGNS))
+    text = " ".join(_SPACE.sub(lambda m: "" if m.group(1) == "!" else " ", text).split())
+    text = _undelimited(text)
+    text = _SIZES.sub("", text).replace("{,}", ",").replace("{-}", "-").replace("\\$", "").removeprefix("$")
+    text = _DEGREES.sub(r"^\\circ ", text.rstrip(".,; ")).strip()
+    if (label := _TEXT.fullmatch(text)) and not any(c.isalpha() for c in label.group(1)):
+        text = label.group(1).strip()
+    if number := _IN_PARENTHESES.fullmatch(text):
+        text = number.group(1)
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    text = _ROOT.sub(r"\\sqrt", braced_fractions(text))
+    return re.sub(r"(?<=[^\w]) | (?=[^\w])", "", text) if not MIXED.fullmatch(text) else text
+
+
+def without_label(answer: str) -> str:
+    """The value behind a multiple-choice label: 194 for `\\textbf{(D) }194`. Unchanged where there is nothing else."""
+    stripped = _undelimited(answer.translate(_SIGNS).strip())
+    label = _LABEL.match(stripped)
+    rest = stripped[label.end() :] if label else ""
+    return rest if _SPACE.sub(" ", rest).strip(" $.:") else answer
+
+
+def for_parser(text: str) -> str:
+    """`clean` text with shorthand written out that latex2sympy does not read, or reads wrongly."""
+    text = text.removeprefix("\\approx").replace("$", "").strip()
+    text = MIXED.sub(lambda m: m.group(1) + (m.group(4) or f"\\frac{{{m.group(2)}}}{{{m.group(3)}}}"), text)
+    if scientific := SCIENTIFIC.fullmatch(text):
+        text = f"{scientific.group(1)}\\cdot 10^{{{scientific.group(2)}}}"
+    text = _REPEATING.sub(_as_fraction, text)
+    text = _TRIGONOMETRIC.sub(r"\1{\2}", text)
+    return _WORD_INDEX.sub(lambda m: f"_{{{m.group(1) or m.group(2)}}}", text)
+
+
+def braced_fractions(text: str) -> str:
+    """Every `\\dfrac 1 2`, `\\frac\\pi 4` as `\\frac{1}{2}`, `\\frac{\\pi}{4}`; other arguments stay as they are."""
+    parts, at = [], 0
+    for start in _FRACTION.finditer(text):
+        if start.start() < at:
+            continue
+        parts += [text[at : start.start()], "\\frac"]
+        at = start.end()
+        first = _ARGUMENT.match(text, at)
+        if first and first["one"]:
+            parts.append(f"{{{first['one']}}}")
+            at = first.end()
+            second = _ARGUMENT.match(text, at)
+            if second and second["one"]:
+                parts.append(f"{{{second['one']}}}")
+                at = second.end()
+    return "".join([*parts, text[at:]])
+
+
+def _undelimited(text: str) -> str:
+    for opening, closing in (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            text = text[len(opening) : -len(closing)].strip()
+    return text
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+    """0.1\\overline{6} = (16 - 1)/90."""
+    whole, fixed, period = match.group(1) or "0", match.group(2), match.group(3) or match.group(4)
+    numerator = int(whole + fixed + period) - int(whole + fixed)
+    return f"\\frac{{{numerator}}}{{{'9' * len(period)}{'0' * len(fixed)}}}"
+
+
+def different_words(gold: str, prediction: str) -> bool:
+    """Whether both are words, and not the same: read as products of letters, `blue` and `lueb` would be equal.
+
+    Letters in alphabetical order on one side are a product, abc = cab, unless they are a word of yes and no.
+    """
+    if not (_WORD.fullmatch(gold) and _WORD.fullmatch(prediction)):
+        return False
+    a, b = gold.lower(), prediction.lower()
+    products = [text for text in (a, b) if list(text) == sorted(text) and text not in ("no", "not")]
+    return a != b and not products
