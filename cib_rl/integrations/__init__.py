@@ -1,12 +1,13 @@
-"""cib-rl's rewards in other trainers: TRL (`as_trl`) and verl (`as_verl_score`, `as_verl_manager`, `as_verl_loop`).
+"""cib-rl's rewards in other trainers: TRL (`as_trl`, `as_trl_suite`) and verl (`as_verl_loop`, `as_verl_manager`,
+`as_verl_score`).
 
 They build trajectories from what the other trainer hands out and score them with the same `RewardSuite` as a recipe's.
 Importing this package imports neither TRL nor verl.
 """
 
-from cib_rl.integrations.trl_reward import as_trl
+from cib_rl.integrations.trl_reward import as_trl, as_trl_suite
 from cib_rl.integrations.verl_loop import as_verl_loop
 from cib_rl.integrations.verl_manager import as_verl_manager
 from cib_rl.integrations.verl_score import as_verl_score
 
-__all__ = ["as_trl", "as_verl_loop", "as_verl_manager", "as_verl_score"]
+__all__ = ["as_trl", "as_trl_suite", "as_verl_loop", "as_verl_manager", "as_verl_score"]

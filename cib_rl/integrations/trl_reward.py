@@ -1,18 +1,14 @@
-"""A reward as an entry of TRL's `reward_funcs`."""
+"""Rewards as entries of TRL's `reward_funcs`."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from cib_rl.integrations.scorer import RewardSpec, Scorer, Settings
-from cib_rl.integrations.trl_rows import NOT_COLUMNS, facts_behind, group_numbers, trajectories_of
-from cib_rl.plugin import PluginError, Scores
-from cib_rl.trajectory import Trajectory
+from cib_rl.integrations.scorer import RewardSpec, Settings
+from cib_rl.integrations.trl_step import TrlStep
+from cib_rl.plugin import PluginError
 
 
 def as_trl(
@@ -38,8 +34,9 @@ def as_trl(
     (`GRPOConfig(reward_weights=...)`). TRL logs by name: the reward's own, or `label`; two of one kind need labels. An
     async reward becomes an async function, which TRL runs together with the others.
 
-    A completion on which the reward fails or does not apply gets None, which TRL leaves out of the baseline; a failure
-    is also warned about, naming the row. Never a 0.
+    A completion on which the reward fails or does not apply gets None; a failure is also warned about, naming the row.
+    Where there are several reward functions, TRL adds up those that are not None: a completion on which one of them has
+    failed is not left out but counts without it. `as_trl_suite` makes several that fail together.
 
     What rewards log, and the means of the diagnostics they attach (as `<name>/<diagnostic>`), goes to TRL's metrics.
     Why a completion ended is not reported by TRL; it is taken to have ended by itself if its last token is one of the
@@ -63,96 +60,66 @@ def as_trl(
         UserError: the reward or outcome cannot be found or built, or an argument is wrong. While training: a column is
             missing, groups are not whole, or a reward fails too often (RewardFailure).
     """
-    arguments = {key: value for key, value in locals().items() if key not in ("reward", "keywords")}
-    rebuild = functools.partial(as_trl, reward, **arguments, **keywords)
     spec = ({"name": reward} if isinstance(reward, str) else dict(reward)) | keywords
-    for key in ("weight", "weight_schedule"):
-        if key in spec:
-            raise PluginError(f"reward {spec.get('name')!r}: {key} is TRL's to give: GRPOConfig(reward_weights=[...])")
     settings = Settings(tokenizer, answer, columns, success, max_completion_length, seed, base_dir, device, stop_after)
-    scorer = Scorer([*([outcome] if outcome is not None else []), spec], settings)
-    *before, target = scorer.suite.rewards
+    _refuse_weights([spec])
+    step = TrlStep([*([outcome] if outcome is not None else []), spec], settings, num_generations, whole_groups)
+    *before, target = step.scorer.suite.rewards
     if [r.kind for r in (*before, target)] not in (["outcome"], ["shaping"], ["outcome", "shaping"]):
         raise PluginError(
             f"outcome={outcome!r} for {target.label!r}: outcome= names an outcome reward that a shaping reward depends "
             f"on; these are of the kinds {before[0].kind} and {target.kind}"
         )
-    kind = AsyncTrlReward if any(r.is_async for r in scorer.suite.rewards) else PlainTrlReward
-    return kind(scorer, rebuild, num_generations, whole_groups)
+    return _reward(step, target.label)
+
+
+def as_trl_suite(
+    rewards: Sequence[RewardSpec],
+    *,
+    tokenizer: Any,
+    num_generations: int | None = None,
+    whole_groups: bool = True,
+    **settings: Any,
+) -> list[TrlReward]:
+    """Several rewards for `GRPOTrainer(reward_funcs=[...])` that belong together, as in a recipe.
+
+    Shaping rewards know what the outcome rewards among them decided, and a completion on which one of them fails gets
+    None from all, so that TRL leaves it out of the baseline and gives it no advantage (as long as there are no other
+    reward functions). All are computed when TRL calls the first of them, the async ones together; one async reward
+    makes all of them async functions. Diagnostics are logged as `diagnostics/<name>`, as our own trainer does.
+
+    Args:
+        rewards: the recipe's `rewards` list, without weights: these are TRL's (`reward_weights`, in the same order).
+        settings: answer, columns, success, max_completion_length, seed, base_dir, device, stop_after: see `Settings`.
+        tokenizer, num_generations, whole_groups: see `as_trl`.
+
+    Raises UserError as `as_trl` does.
+    """
+    _refuse_weights(rewards)
+    step = TrlStep(list(rewards), Settings(tokenizer, **settings), num_generations, whole_groups, "diagnostics")
+    return [_reward(step, label) for label in step.scorer.suite.names]
 
 
 class TrlReward:
     """What `as_trl` returns: a callable `(prompts, completions, completion_ids, **columns) -> list[float | None]`.
 
-    It can be pickled (by its arguments) for trainers whose rollouts run in another process.
+    It can be pickled for trainers whose rollouts run in another process.
     """
 
-    def __init__(
-        self, scorer: Scorer, rebuild: Callable[[], TrlReward], num_generations: int | None, whole_groups: bool
-    ) -> None:
-        self.scorer = scorer
-        self.label = scorer.suite.rewards[-1].label
-        self.__name__ = self.label  # TRL logs by it
-        self._rebuild = rebuild
-        self._num_generations, self._whole_groups = num_generations, whole_groups
-
-    def __reduce__(self) -> tuple[Callable[[], TrlReward], tuple[()]]:
-        return self._rebuild, ()
+    def __init__(self, step: TrlStep, label: str) -> None:
+        self.step, self.label = step, label
+        self.__name__ = label  # TRL logs by it
 
     def close(self) -> None:
         """End what the reward has started (grading processes, clients). May be called twice."""
-        self.scorer.close()
-
-    def rewards(
-        self,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """One value per completion; None where the reward does not apply, its gate is shut, or it failed."""
-        given = {key: columns.pop(key, None) for key in NOT_COLUMNS}
-        facts = facts_behind(given["log_metric"])
-        if facts.names.count(self.__name__) > 1:
-            raise PluginError(
-                f"two of the trainer's reward functions are named {self.__name__!r}, and TRL would mix their values: "
-                "give one a label, as_trl(..., label=...)"
-            )
-        size = facts.num_generations or self._num_generations
-        certain = facts.num_generations is not None
-        groups = group_numbers(prompts, columns.get("id"), size, whole=self._whole_groups, certain=certain)
-        self.scorer.context.trainer_state = given["trainer_state"]
-        made = trajectories_of(prompts, completions, completion_ids, columns, groups, self.scorer.settings, facts)
-        try:
-            scores = self.scorer.score(made)
-        except PluginError as error:
-            if "outcome reward" not in str(error):
-                raise
-            raise PluginError(f"{error} (as_trl takes it as outcome=...)") from error
-        self._pass_on(scores, made, given["log_metric"], given["log_extra"])
-        counted = scores.counted[self.label] & scores.valid
-        return [float(v) if c else None for v, c in zip(scores.values[self.label], counted, strict=True)]
-
-    def _pass_on(self, scores: Scores, made: list[Trajectory], log_metric: Any, log_extra: Any) -> None:
-        """Hand to TRL what rewards logged and attached."""
-        if log_extra is not None:
-            for column, values in scores.extras.items():
-                log_extra(column, values)
-        if log_metric is None:
-            return
-        for name, value in scores.metrics.items():
-            log_metric(name, value)
-        for name in dict.fromkeys(name for t in made for name in t.diagnostics):
-            log_metric(
-                f"{self.__name__}/{name}", float(np.mean([t.diagnostics[name] for t in made if name in t.diagnostics]))
-            )
+        self.step.scorer.close()
 
 
 class PlainTrlReward(TrlReward):
     """A reward that TRL calls in its turn."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **given: Any) -> list[float | None]:
-        return self.rewards(prompts, completions, **given)
+        return self.step.rewards(self.label, prompts, completions, **given)
 
 
 class AsyncTrlReward(TrlReward):
@@ -160,4 +127,18 @@ class AsyncTrlReward(TrlReward):
 
     async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **given: Any) -> list[float | None]:
         # In a thread: the suite waits for its own event loop, and TRL's must go on meanwhile.
-        return await asyncio.to_thread(self.rewards, prompts, completions, **given)
+        return await asyncio.to_thread(self.step.rewards, self.label, prompts, completions, **given)
+
+
+def _reward(step: TrlStep, label: str) -> TrlReward:
+    kind = AsyncTrlReward if any(r.is_async for r in step.scorer.suite.rewards) else PlainTrlReward
+    return kind(step, label)
+
+
+def _refuse_weights(rewards: Sequence[RewardSpec]) -> None:
+    for spec in rewards:
+        for key in ("weight", "weight_schedule"):
+            if not isinstance(spec, str) and key in spec:
+                raise PluginError(
+                    f"reward {spec.get('name')!r}: {key} is TRL's to give: GRPOConfig(reward_weights=[...])"
+                )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from cib_rl.errors import UserError
 from cib_rl.integrations.scorer import RewardSpec, Settings
 from cib_rl.integrations.verl_data import trajectories_of
-from cib_rl.integrations.verl_scoring import Combiner, VerlScorer
+from cib_rl.integrations.verl_scoring import Combiner, VerlScorer, import_verl
 from cib_rl.plugin import RewardFailure
 from cib_rl.trajectory import Trajectory
 
@@ -42,11 +43,15 @@ def as_verl_loop(
         settings: answer, columns, success, max_completion_length, seed, base_dir, device, stop_after: see `Settings`.
             The tokenizer is verl's.
 
-    Raises UserError, when verl makes an instance, for a reward that cannot be found or built, and for several workers.
+    Raises UserError where verl cannot be imported or is too old; and when verl makes an instance, for a reward that
+    cannot be found or built, and for several workers.
     """
-    from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+    module = import_verl("verl.experimental.reward_loop.reward_manager.base", "as_verl_loop (verl 0.7.1 or later)")
+    base: Any = module.RewardManagerBase
+    if "compute_score" not in inspect.signature(base.__init__).parameters:
+        raise UserError("as_verl_loop is for verl 0.7.1 or later; this one takes as_verl_manager")
 
-    class CibRewardLoopManager(RewardManagerBase):
+    class CibRewardLoopManager(base):
         """Scores with cib-rl's rewards. `compute_score` and a reward model's address are not used."""
 
         def __init__(

@@ -9,7 +9,7 @@ import torch
 
 from cib_rl.integrations.scorer import RewardSpec, Settings
 from cib_rl.integrations.verl_data import positions_of, trajectories_of
-from cib_rl.integrations.verl_scoring import VerlScorer
+from cib_rl.integrations.verl_scoring import VerlScorer, import_verl
 
 
 def as_verl_manager(rewards: Sequence[RewardSpec], *, failure_score: float | None = None, **settings: Any) -> type:
@@ -27,11 +27,12 @@ def as_verl_manager(rewards: Sequence[RewardSpec], *, failure_score: float | Non
         settings: answer, columns, success, max_completion_length, seed, base_dir, device, stop_after: see `Settings`.
             The tokenizer is verl's.
 
-    Raises UserError, when verl makes an instance, for a reward that cannot be found or built.
+    Raises UserError where verl cannot be imported; and when verl makes an instance, for a reward that cannot be found
+    or built.
     """
-    from verl.workers.reward_manager.abstract import AbstractRewardManager
+    base: Any = import_verl("verl.workers.reward_manager.abstract", "as_verl_manager").AbstractRewardManager
 
-    class CibRewardManager(AbstractRewardManager):
+    class CibRewardManager(base):
         """Scores with cib-rl's rewards. `compute_score` and `num_examine` are not used."""
 
         def __init__(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from cib_rl.errors import UserError
 from cib_rl.integrations.scorer import RewardSpec, Scorer, Settings, to_section
 from cib_rl.plugin import PluginError, RewardFailure, Scores, by_group
 from cib_rl.trajectory import Trajectory
@@ -17,6 +20,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _OWN_KEYS = ("acc", "failed")
+
+
+def import_verl(name: str, who: str) -> ModuleType:
+    """A module of verl, which is no dependency of ours. Raises UserError where it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{who} needs verl, whose module {name} cannot be imported: {error}") from error
 
 
 class VerlScorer:

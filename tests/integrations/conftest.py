@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 
 import numpy as np
@@ -22,6 +23,15 @@ def verl(request, monkeypatch):
     for name, module in verl_standin.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     return importlib.import_module("verl")
+
+
+@pytest.fixture
+def reward_loop(verl):
+    """verl's base class of managers that score one completion at a time; skips verl before 0.7.1."""
+    base = pytest.importorskip("verl.experimental.reward_loop.reward_manager.base").RewardManagerBase
+    if "compute_score" not in inspect.signature(base.__init__).parameters:
+        pytest.skip("this verl's reward loop is older than 0.7.1")
+    return base
 
 
 @pytest.fixture

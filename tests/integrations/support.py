@@ -67,6 +67,18 @@ def odd_ones_fail(trajectories):
     return [Failed("odd") if t.num_tokens % 2 else float(t.num_tokens) for t in trajectories]
 
 
+@reward("counts_calls", kind="shaping")
+class CountsCalls:
+    """Keeps what it was called with; cannot score the completions of row r1."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, trajectories):
+        self.calls.append([t.task["id"] for t in trajectories])
+        return [Failed("no judge") if t.task["id"] == "r1" else float(t.success) for t in trajectories]
+
+
 BARRIER = threading.Barrier(2)
 
 

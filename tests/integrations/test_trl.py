@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
-from cib_rl.integrations import as_trl
+from cib_rl.integrations import as_trl, as_trl_suite
 from cib_rl.integrations.trl_rows import facts_behind
 from cib_rl.plugin import PluginError
 from tests.conftest import build_tiny_model, build_tiny_tokenizer
@@ -149,6 +150,39 @@ def test_a_failure_is_none_and_a_warning_that_names_the_row(tokenizer, arguments
     [warning] = [r.getMessage() for r in caplog.records if r.name == "cib_rl.integrations"]
     assert warning.startswith("4 of 16 completions could not be scored: row 'r1' (completion ")
     assert "reward 'picky': the judge is away" in warning and "'r2'" not in warning
+
+
+@pytest.mark.parametrize("with_async", [False, True])
+def test_rewards_of_a_suite_fail_together_and_are_computed_once(with_async, tokenizer, arguments, tmp_path):
+    """TRL adds up what is not None: one failed reward of two would count as 0. In a suite the row drops out."""
+    sections = [{"name": "math_correct"}, {"name": f"{HERE}:CountsCalls"}]
+    sections += [{"name": f"{HERE}:judge"}] if with_async else []
+    suite = as_trl_suite(sections, **arguments)
+    trainer = grpo(build_tiny_model(), tokenizer, rows(), suite, tmp_path, batch=BATCH, beta=0.0)
+    advantages = []
+    trainer.add_callback(_EachStep(lambda: advantages.append(list(trainer._logs["advantages"]))))
+    trainer.train()
+    counter = suite[0].step.scorer.suite.rewards[1].target
+    assert [len(call) for call in counter.calls] == [BATCH, BATCH]
+    logs = trainer._logs["rewards"]
+    assert list(logs) == [reward.__name__ for reward in suite]
+    for i, name in enumerate(counter.calls[-1]):
+        values = [logs[one][i] for one in logs]
+        if name == "r1":
+            assert all(math.isnan(value) for value in values) and advantages[-1][i] == 0.0
+        else:
+            assert values[1] == values[0] and not any(math.isnan(value) for value in values)
+    scored = BATCH - counter.calls[-1].count("r1")
+    mean = np.nansum([list(values) for values in logs.values()]) / scored
+    assert trainer.state.log_history[1]["reward"] == pytest.approx(mean, abs=1e-5)
+
+
+class _EachStep(TrainerCallback):
+    def __init__(self, look):
+        self.look = look
+
+    def on_step_end(self, *_, **__):
+        self.look()
 
 
 def test_async_rewards_run_together_in_trl(tokenizer, arguments, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cib_rl.errors import UserError
-from cib_rl.integrations import as_trl
+from cib_rl.integrations import as_trl, as_trl_suite
 from cib_rl.integrations.trl_rows import group_numbers
 from cib_rl.plugin import PluginError, RewardFailure
 from tests.integrations.support import DIGIT, HERE
@@ -75,12 +75,12 @@ def test_token_ids_are_used_as_they_are(tiny_tokenizer, call):
     spelled = [i for c in "think" for i in tiny_tokenizer.encode(c)]
     reward = as_trl("surprisal", prior=UNIFORM, tokenizer=tiny_tokenizer)
     nats = -call(reward, ["think"], ids=[[4, *spelled, 1]])[0]
-    assert nats == pytest.approx(7 * reward.scorer.suite.rewards[0].target.prior.nats)
+    assert nats == pytest.approx(7 * reward.step.scorer.suite.rewards[0].target.prior.nats)
 
 
 def test_text_is_encoded_only_where_there_are_no_ids(tiny_tokenizer, call):
     reward = as_trl("surprisal", prior=UNIFORM, tokenizer=tiny_tokenizer)
-    nats = reward.scorer.suite.rewards[0].target.prior.nats
+    nats = reward.step.scorer.suite.rewards[0].target.prior.nats
     message = [{"role": "user", "content": "q"}]
     tiny_tokenizer.chat_template = "{{ messages[0]['content'] }}"
     for prompts in (None, [message, message]):
@@ -101,7 +101,7 @@ def test_what_others_wrote_is_never_the_policys(tiny_tokenizer, call):
         correct(completion_ids=ids, **given)
     assert correct(completion_ids=ids, policy_mask=[[1, 0, 1]], **given) == [0.0]
     assert correct(completion_ids=ids, policy_mask=[[1, 1, 1]], **given) == [1.0]
-    nats = cost.scorer.suite.rewards[0].target.prior.nats
+    nats = cost.step.scorer.suite.rewards[0].target.prior.nats
     assert cost(completion_ids=ids, policy_mask=[[1, 0, 1]], **given) == pytest.approx([-2 * nats])
     with pytest.raises(PluginError, match="row 'r5': policy_mask has 2 entries for 3 completion tokens"):
         cost(completion_ids=ids, policy_mask=[[1, 0]], **given)
@@ -147,6 +147,25 @@ def test_it_is_named_by_label_and_survives_pickling(tiny_tokenizer, call):
     assert again.__name__ == reward.__name__ == "price"
     assert call(again, ["abc"]) == call(reward, ["abc"])
     assert as_trl("surprisal", prior=UNIFORM, tokenizer=tiny_tokenizer).__name__ == "surprisal"
+
+
+def test_rewards_of_a_suite_stay_together_when_pickled(tiny_tokenizer, call):
+    suite = as_trl_suite(["math_correct", "kimi_length"], tokenizer=tiny_tokenizer, answer=DIGIT)
+    again = pickle.loads(pickle.dumps(suite))
+    assert [one.__name__ for one in again] == ["math_correct", "kimi_length"] and again[0].step is again[1].step
+    for one, other in zip(suite, again, strict=True):
+        assert call(one, ["7", "ab8"], answer=["7", "7"]) == call(other, ["7", "ab8"], answer=["7", "7"])
+
+
+def test_a_suite_looks_again_at_every_step(tiny_tokenizer):
+    """The values of a step are kept for its other functions, and for them only."""
+    correct, kimi = as_trl_suite(["math_correct", "kimi_length"], tokenizer=tiny_tokenizer, answer=DIGIT)
+    ids = [tiny_tokenizer.encode("7")]
+    completions = ["7"]
+    given = dict(prompts=["q"], completions=completions, completion_ids=ids)
+    assert correct(answer=["7"], **given) == [1.0] and kimi(answer=["7"], **given) == [0.0]
+    assert correct(answer=["8"], **given) == [0.0]
+    assert correct(answer=["7"], **(given | {"completions": ["7"]})) == [1.0]
 
 
 def test_a_tokenizer_is_taken_from_a_model_by_name(tiny_model_dir, call):

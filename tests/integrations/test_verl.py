@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,6 +183,14 @@ def test_what_verl_cannot_do_is_refused(manager):
         manager([{"name": "math_correct", "label": "acc"}])
 
 
+def test_without_verl_it_says_so(monkeypatch):
+    for name in ["verl", *(name for name in sys.modules if name.startswith("verl."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for make, module in ((as_verl_manager, "verl.workers"), (as_verl_loop, "verl.experimental")):
+        with pytest.raises(UserError, match=rf"{make.__name__}.* needs verl, whose module {module}"):
+            make(["math_correct"])
+
+
 # ---------------------------------------------------------------- the reward loop
 
 
@@ -193,9 +202,8 @@ def settings(n=3, workers=1):
 
 
 @pytest.fixture
-def loop_manager(verl, tiny_tokenizer):
+def loop_manager(reward_loop, tiny_tokenizer):
     """Makes a manager as verl's reward worker does."""
-    pytest.importorskip("verl.experimental.reward_loop.reward_manager.base")  # from 0.7.0 on
     made = []
 
     def make(rewards, config=None, **arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.resources
 
 import numpy as np
 import pytest
@@ -27,12 +28,12 @@ def rewards_file(tmp_path, tiny_model_dir):
 def loop_config(real_verl, tiny_model_dir):
     """The part of verl's configuration that its reward worker reads, from verl's own defaults."""
     omegaconf = pytest.importorskip("omegaconf")
-    if not importlib.util.find_spec("verl.experimental.reward_loop"):
-        pytest.skip("this verl has no reward loop")
-    folder = importlib.resources.files("verl") / "trainer" / "config" / "reward"
+    defaults = importlib.resources.files("verl") / "trainer" / "config" / "reward" / "reward.yaml"
+    if not defaults.is_file():
+        pytest.skip("verl before 0.7.1 has another configuration")
     config = omegaconf.OmegaConf.create(
         {
-            "reward": omegaconf.OmegaConf.load(str(folder / "reward.yaml")),
+            "reward": omegaconf.OmegaConf.load(str(defaults)),
             "actor_rollout_ref": {
                 "model": {"path": str(tiny_model_dir), "tokenizer_path": None},
                 "rollout": {"n": len(TEXTS)},
