@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cib_rl.errors import UserError
+from cib_rl.tryout.commands import rewards_app
 from cib_rl.version import __version__
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,6 +41,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List, show or copy the shipped recipes.", **_SETTINGS)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(rewards_app, name="rewards")
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
@@ -187,33 +186,6 @@ def evaluate(
 
 
 @app.command()
-def rewards(
-    name: Annotated[str | None, typer.Argument(help="Show one reward in full.")] = None,
-) -> None:
-    """List the rewards a recipe can name: built-in ones and those of installed packages."""
-    from difflib import get_close_matches
-
-    from rich.markup import escape
-    from rich.table import Table
-
-    from cib_rl.plugin import describe_rewards
-
-    found = describe_rewards()
-    if name is not None:
-        chosen = [reward for reward in found if reward.name == name]
-        if not chosen:
-            near = get_close_matches(name, [reward.name for reward in found], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"no reward {name!r}; known: {', '.join(reward.name for reward in found)}.{hint}")
-        print(f"{name} ({chosen[0].kind}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
-        return
-    table = Table("name", "kind", "what it rewards")
-    for reward in found:
-        table.add_row(escape(reward.name), str(reward.kind or "?"), escape(reward.summary))
-    _console().print(table)
-
-
-@app.command()
 def doctor(
     require: Annotated[
         list[str] | None, typer.Option("--require", metavar="NAME", help="Optional part that must work, e.g. vllm.")
@@ -252,12 +224,6 @@ def recipes_copy(
     from cib_rl.recipe_io import copy_recipe
 
     print(copy_recipe(recipe, destination))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""What a row of a file says: its prompt, its completions, its gold answer, and which problem it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cib_rl.errors import UserError
+from cib_rl.integrations.episodes import rename
+from cib_rl.samples.read import Row
+
+# The names under which files keep a field; the first one that the first row has is taken. `solution` is none of
+# answer's: in some sets it is the gold answer, in others a worked solution, so it must be asked for.
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "problem", "question", "query", "input", "messages"),
+    "completion": (
+        "completion", "completions", "response", "responses", "output", "outputs", "generation", "generations",
+        "samples", "trace", "traces",
+    ),
+    "answer": ("answer", "answers", "gold", "ground_truth", "reference"),
+}  # fmt: skip
+_CUT_OFF = ("length", "max_tokens", "context")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion of a problem.
+
+    Attributes:
+        where: file and line.
+        group: what all completions of one problem have in common.
+        text: what the policy wrote.
+        task: the row without its completions; `id`, `prompt` and `answer` are in it.
+        truncated: the file says that a limit cut it off.
+        label: the file's own word on whether it is right (column `correct`); None where it has none.
+    """
+
+    where: str
+    group: str
+    text: str
+    task: dict[str, Any]
+    truncated: bool
+    label: bool | None
+
+
+def read_completions(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[Completion], dict[str, str]]:
+    """All completions of the rows, and which column each field was taken from.
+
+    A row holds one completion or a list of them. Completions belong together that have the same `group`, or, where
+    there is no such column, the same prompt.
+
+    Args:
+        columns: field (prompt, completion, answer, group, id, or any the rewards ask for) -> column; `a.b` is the key b
+            of the column a.
+
+    Raises:
+        UserError: a field is missing, of the wrong type, or the rows of one problem disagree; names the line.
+    """
+    named = dict(columns)
+    for field, names in NAMES.items():
+        if field not in named and (found := next((n for n in names if n in rows[0].values), None)) is not None:
+            named[field] = found
+    completions: list[Completion] = []
+    for row in rows:
+        for field in ("prompt", "completion"):
+            if field not in named:
+                raise UserError(
+                    f"{row.where}: no column for the {field}; it has {', '.join(row.values)}. Name it: "
+                    f"--columns {field}=NAME"
+                )
+        completions += _of_row(row, named)
+    _check_groups(completions)
+    return completions, named
+
+
+def _of_row(row: Row, named: Mapping[str, str]) -> list[Completion]:
+    missing = [source for source in named.values() if source.partition(".")[0] not in row.values]
+    if missing:
+        raise UserError(f"{row.where}: no column {missing[0]!r}; it has {', '.join(row.values)}")
+    try:
+        values = rename(row.values, named)
+    except UserError as error:
+        raise UserError(f"{row.where}: {error}") from error
+    texts = _texts(values.pop("completion"), row.where)
+    if (source := named["completion"]) != "completion":
+        values.pop(source, None)
+    prompt = values["prompt"]
+    if not isinstance(prompt, str | list) or not prompt:
+        raise UserError(f"{row.where}: the prompt must be a text or a list of messages that is not empty")
+    name = str(values["id"]) if values.get("id") is not None else row.where.rpartition(", ")[2]
+    group = str(values["group"]) if values.get("group") is not None else repr(prompt)
+    cut = _spread(_cut_off(values), len(texts), row.where, "truncated")
+    labels = _spread(values.pop("correct", None), len(texts), row.where, "correct")
+    task = values | {"id": name, "prompt": prompt, "answer": values.get("answer")}
+    return [
+        Completion(row.where, group, text, task, bool(truncated), None if label is None else bool(label))
+        for text, truncated, label in zip(texts, cut, labels, strict=True)
+    ]
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """The texts of one completion or of several; a conversation is its assistant's words."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(one, Mapping) for one in value):
+            return ["".join(_own_words(message, where) for message in value)]
+        return [text for one in value for text in _texts(one, where)]
+    raise UserError(
+        f"{where}: a completion must be a text, a list of messages, or a list of these that is not empty; it is "
+        f"{'an empty list' if value == [] else type(value).__name__}"
+    )
+
+
+def _own_words(message: Mapping[str, Any], where: str) -> str:
+    if message.get("role") != "assistant":
+        raise UserError(
+            f"{where}: a completion holds a message of {message.get('role')!r}, so it is not known which tokens are "
+            "the policy's own; use the parquet files of a run, which say so"
+        )
+    return str(message.get("content") or "")
+
+
+def _cut_off(values: Mapping[str, Any]) -> Any:
+    if "truncated" in values:
+        return values["truncated"]
+    reason = next((values[name] for name in ("finish_reason", "stop_reason") if name in values), None)
+    if isinstance(reason, list):
+        return [one in _CUT_OFF for one in reason]
+    return reason in _CUT_OFF
+
+
+def _spread(value: Any, count: int, where: str, name: str) -> list[Any]:
+    """One value per completion, from one for all or a list of them."""
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{where}: {name} has {len(value)} entries for {count} completions")
+    return value
+
+
+def _check_groups(completions: Sequence[Completion]) -> None:
+    """Completions of one problem must agree on prompt and gold: wrong groups make every comparison in them wrong."""
+    first: dict[str, Completion] = {}
+    for completion in completions:
+        other = first.setdefault(completion.group, completion)
+        for field in ("prompt", "answer"):
+            if completion.task[field] != other.task[field]:
+                raise UserError(
+                    f"{completion.where}: it belongs to the same problem as {other.where} (equal "
+                    f"{'group' if field == 'prompt' else 'group or prompt'}), but has another {field}; name the column "
+                    "that tells problems apart: --columns group=NAME"
+                )

@@ -1,0 +1,31 @@
+"""Options of the command line that stand for sections of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cib_rl.errors import UserError
+from cib_rl.overrides import apply_override, as_pairs
+from cib_rl.yaml_lines import parse_scalar
+
+
+def as_mapping(assignments: Iterable[str] | None) -> dict[str, Any]:
+    """`key=value` and `key.below=value`, with values in YAML, as one mapping. Raises UserError."""
+    made: dict[str, Any] = {}
+    for key, value, origin in as_pairs(list(assignments or [])):
+        apply_override(made, key, value, origin)
+    return made
+
+
+def as_spec(text: str) -> str | dict[str, Any]:
+    """A reward by name, or by a section in YAML: `{name: l1_max, target: 300}`. Raises UserError."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        section = parse_scalar(text)
+    except ValueError as error:
+        raise UserError(f"{text}: not valid YAML: {error}") from None
+    if not isinstance(section, dict) or "name" not in section:
+        raise UserError(f"{text}: a reward's section needs a name, e.g. {{name: l1_max, target: 300}}")
+    return section

@@ -1,0 +1,129 @@
+"""A reward and an outcome together, as a recipe would combine them, on any trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cib_rl.integrations.scorer import Scorer, Settings, to_section
+from cib_rl.plugin import PluginError, RewardError
+from cib_rl.plugin.scores import failure
+from cib_rl.recipe import RewardSection
+from cib_rl.samples.load import Samples, as_sampled
+from cib_rl.samples.outcome import Outcome
+from cib_rl.trajectory import Trajectory
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What N completions got. Arrays have shape (N,).
+
+    Attributes:
+        values: the tried reward, unweighted; NaN where it does not apply or failed.
+        counted: its value enters the total (it applies, and its gate is open).
+        outcome: weighted sum of the outcome rewards; NaN where not valid. Zero when the tried reward is the outcome.
+        earned: the total a recipe would learn from; NaN where it would leave the completion out.
+        correct: success, by the outcome.
+        failed: the tried reward failed on it.
+        errors: what failed, the outcome's failures included.
+        seconds: wall time of the tried reward; attempted: completions it was given.
+    """
+
+    values: Floats
+    counted: Bools
+    outcome: Floats
+    earned: Floats
+    correct: Bools
+    failed: Bools
+    errors: list[RewardError]
+    seconds: float
+    attempted: int
+
+
+class Judge:
+    """Scores trajectories with outcome and reward; the trajectories themselves stay as they are.
+
+    When the tried reward is an outcome itself it takes the place of the outcome in the total, and the other one only
+    says what is right.
+
+    Raises:
+        UserError: a reward cannot be found or built.
+    """
+
+    def __init__(self, reward: RewardSection, outcome: Outcome, settings: Settings) -> None:
+        sections = [_relabelled(section, reward) for section in outcome.sections]
+        settings = replace(settings, success=outcome.success)
+        self._scorer = Scorer([s.model_dump(exclude_none=True) for s in [*sections, reward]], settings)
+        self.reward = self._scorer.suite.rewards[-1]
+        self.outcomes = [r.label for r in self._scorer.suite.rewards[:-1]]
+        self._truth: Scorer | None = None
+        if self.reward.kind == "outcome":
+            self._truth = Scorer([s.model_dump(exclude_none=True) for s in sections], settings)
+
+    @property
+    def label(self) -> str:
+        """The tried reward's name in logs."""
+        return self.reward.label
+
+    @property
+    def weight(self) -> float:
+        """Its weight at the start of training."""
+        return self.reward.weight_at(0)
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> tuple[Judged, list[Trajectory]]:
+        """The scores, and the copies that carry what rewards attached (values, diagnostics, success)."""
+        copies = [as_sampled(t) for t in trajectories]
+        scores = self._scorer.suite.score(copies, stop=False)
+        correct = scores.correct
+        values, counted = scores.values[self.label], scores.counted[self.label]
+        outcome, earned = scores.outcome, scores.total
+        if self._truth is not None:
+            correct = self._truth.suite.score([as_sampled(t) for t in trajectories], stop=False).correct
+            earned = np.where(counted & scores.valid, scores.weights[self.label] * values, np.nan)
+            outcome = np.zeros(len(copies))
+            for copy, right in zip(copies, correct, strict=True):
+                copy.success = bool(right)
+        failed = np.zeros(len(copies), dtype=bool)
+        failed[[e.index for e in scores.errors if e.label == self.label]] = True
+        return Judged(
+            values, counted, outcome, earned, correct, failed, scores.errors, scores.seconds[self.label],
+            scores.attempted[self.label],
+        ), copies  # fmt: skip
+
+    def require_some(self, scores: Judged) -> None:
+        """Raise PluginError where the reward, or what says what is right, failed on all completions."""
+        for r in self._scorer.suite.rewards:
+            errors = [e.message for e in scores.errors if e.label == r.label]
+            attempted = scores.attempted if r is self.reward else len(scores.values)
+            if errors and (message := failure(r, attempted, len(errors), errors[0])) and len(errors) == attempted:
+                raise PluginError(message.replace("trajectories of this step", "completions"))
+
+    def close(self) -> None:
+        """End what the rewards have started. May be called twice."""
+        self._scorer.close()
+        if self._truth is not None:
+            self._truth.close()
+
+
+def settings_of(samples: Samples, *, max_completion_length: int | None, seed: int) -> Settings:
+    """What a recipe would say around the rewards, for these samples."""
+    limit = samples.origin.max_completion_length if max_completion_length is None else max_completion_length
+    return Settings(samples.tokenizer, answer=samples.answer_style, max_completion_length=limit, seed=seed)
+
+
+def reward_section(spec: str, weight: float, keywords: Mapping[str, Any]) -> RewardSection:
+    """The recipe's section of the tried reward."""
+    return to_section({"name": spec, "weight": weight, **keywords})
+
+
+def _relabelled(section: RewardSection, reward: RewardSection) -> RewardSection:
+    """The outcome under another label where the tried reward is the same."""
+    same = (section.label or section.name) == (reward.label or reward.name)
+    return section.model_copy(update={"label": "outcome"}) if same else section
