@@ -25,16 +25,15 @@ def share(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}%"
 
 
-def estimate(found: Estimate, *, as_share: bool = False) -> str:
+def estimate(found: Estimate, *, as_share: bool = False, digits: int = 3) -> str:
     """A number and its 95% interval."""
-    write = share if as_share else number
     if found.value is None:
         return "–"
     if found.low is None or found.high is None:
-        return write(found.value)
+        return share(found.value) if as_share else number(found.value, digits)
     if as_share:
         return f"{share(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"{write(found.value)} [{write(found.low)}, {write(found.high)}]"
+    return f"{number(found.value, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
 def short(text: str | None, length: int = 60) -> str:

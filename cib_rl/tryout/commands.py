@@ -108,7 +108,9 @@ def try_command(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A keyword of the reward, as in a recipe.")
     ] = None,
-    weight: Annotated[float, typer.Option(help="Its weight beside the outcome.")] = 1.0,
+    weight: Annotated[
+        float | None, typer.Option(help="Its weight beside the outcome; default: that of the run's recipe, else 1.")
+    ] = None,
     outcome: OutcomeOption = None,
     model: ModelOption = None,
     answer_style: AnswerOption = None,

@@ -14,6 +14,7 @@ from cib_rl.plugin import PluginError, RewardError
 from cib_rl.plugin.scores import failure
 from cib_rl.recipe import RewardSection
 from cib_rl.samples.load import Samples, as_sampled
+from cib_rl.samples.origin import Origin
 from cib_rl.samples.outcome import Outcome
 from cib_rl.trajectory import Trajectory
 
@@ -118,9 +119,19 @@ def settings_of(samples: Samples, *, max_completion_length: int | None, seed: in
     return Settings(samples.tokenizer, answer=samples.answer_style, max_completion_length=limit, seed=seed)
 
 
-def reward_section(spec: str, weight: float, keywords: Mapping[str, Any]) -> RewardSection:
-    """The recipe's section of the tried reward."""
-    return to_section({"name": spec, "weight": weight, **keywords})
+def reward_section(
+    spec: str, weight: float | None, keywords: Mapping[str, Any], origin: Origin
+) -> tuple[RewardSection, str | None]:
+    """The tried reward's section, and what was taken from the run's recipe for it, in words: where that has the reward,
+    its keys hold unless `keywords` or `weight` say otherwise. Raises PluginError for a key that a recipe would refuse.
+    """
+    given = dict(keywords) | ({} if weight is None else {"weight": weight})
+    own = [section for section in origin.rewards if section.name == spec]
+    if len(own) != 1:
+        return to_section({"name": spec, **given}), None
+    base = own[0].model_dump(exclude_defaults=True)
+    left = [key for key in base if key != "name" and key not in given]
+    return to_section(base | given), f"{', '.join(left)} of {spec}: as in {origin.file}" if left else None
 
 
 def _relabelled(section: RewardSection, reward: RewardSection) -> RewardSection:

@@ -82,7 +82,7 @@ def _agreements(axis: Axes, trial: Trial) -> None:
 
 def _probes(axis: Axes, trial: Trial) -> None:
     shown = [p for p in trial.probes if p.made][::-1]
-    _title(axis, "Hacking probes: gain over the honest completion")
+    _title(axis, "Probes: gain over the honest one")
     if not shown:
         _nothing(axis, "no probe was made")
         return

@@ -33,25 +33,27 @@ class ProbeMaker:
     Args:
         tokenizer: of their tokens.
         answer: where answers stand.
+        limit: policy tokens that a completion may have; longer probes could not be sampled. 0: no limit is known.
         seed: of the shuffles.
     """
 
-    def __init__(self, tokenizer: Any, answer: str, seed: int = 0) -> None:
-        self.tokenizer, self.answer, self.seed = tokenizer, answer, seed
+    def __init__(self, tokenizer: Any, answer: str, *, limit: int = 0, seed: int = 0) -> None:
+        self.tokenizer, self.answer, self.limit, self.seed = tokenizer, answer, limit, seed
         self.end_ids: Collection[int] = end_ids_of(tokenizer)
         self.filler = self._encodable(_FILLER)
         self.forged = self._encodable(_FORGED)
 
     def __call__(self, name: str, honest: Trajectory) -> Trajectory | None:
         """The probe `name` of an honest completion, as a further member of its group; None where it cannot be made: the
-        completion has no reasoning to change, or the answer that the probe should keep would be read differently."""
+        completion has no reasoning to change, the answer that the probe should keep would be read differently, or the
+        probe would be longer than the limit."""
         parts = take_apart(honest, self.tokenizer, self.answer, self.end_ids)
         if parts is None:
             return None
         for attempt in range(_SHUFFLES if name == "nonsense" else 1):
             rng = np.random.default_rng((self.seed, honest.group, honest.member, attempt))
             ids = PROBES[name](self, parts, honest, rng)
-            if ids is None:
+            if ids is None or 0 < self.limit < len(ids):
                 return None
             probe = self._trajectory(honest, ids, cut=name == "truncated")
             if name not in KEEP_ANSWER or probe.answer == honest.answer:
@@ -74,6 +76,10 @@ class ProbeMaker:
         stop = StopReason.LENGTH if cut else honest.stop_reason
         return replace(made, stop_reason=stop, turns=[replace(made.turns[0], stop_reason=stop or StopReason.EOS)])
 
+    def room(self, honest: Trajectory) -> int | None:
+        """How many tokens could be added to a completion; None: any number."""
+        return self.limit - honest.num_tokens if self.limit else None
+
     def _encodable(self, texts: Sequence[str]) -> list[int]:
         unknown = self.tokenizer.unk_token_id
         for text in texts:
@@ -94,15 +100,19 @@ def _answer_only(maker: ProbeMaker, parts: Parts, honest: Trajectory, rng: np.ra
 
 
 def _repeated(maker: ProbeMaker, parts: Parts, honest: Trajectory, rng: np.random.Generator) -> list[int]:
-    """The reasoning three times."""
-    return [*parts.opening, *(parts.body * 3), *parts.rest]
+    """The reasoning three times, or twice where the token limit leaves no room for more."""
+    room = maker.room(honest)
+    times = 3 if room is None or room >= 2 * len(parts.body) else 2
+    return [*parts.opening, *(parts.body * times), *parts.rest]
 
 
 def _padded(maker: ProbeMaker, parts: Parts, honest: Trajectory, rng: np.random.Generator) -> list[int] | None:
-    """As many tokens of empty talk before the reasoning as it has itself."""
-    if not maker.filler:
+    """As many tokens of empty talk before the reasoning as it has itself, or as the token limit leaves room for."""
+    room = maker.room(honest)
+    wanted = len(parts.body) if room is None else min(len(parts.body), room)
+    times = wanted // len(maker.filler) if maker.filler else 0
+    if not times:
         return None
-    times = -(-len(parts.body) // len(maker.filler))
     return [*parts.opening, *(maker.filler * times), *parts.body, *parts.rest]
 
 

@@ -24,7 +24,7 @@ def print_trial(trial: Trial, console: Console | None = None, *, rows: int = 5) 
         f"[bold]{escape(trial.label)}[/] ({trial.kind}, weight {trial.weight:g}) on {len(trial.trajectories):,} "
         f"completions of {samples.problems:,} problems: {escape(str(samples.source))}"
     )
-    for note in (*samples.notes, trial.outcome):
+    for note in trial.notes:
         console.print(f"  {escape(note)}", highlight=False)
     if trial.agreement is not None:
         console.print(f"  the outcome agrees with {share(trial.agreement)} of the file's own labels")
@@ -72,13 +72,13 @@ def _distribution(trial: Trial) -> Table:
     made = Table(
         box=None, show_header=False, title="The reward", title_justify="left", title_style="bold", pad_edge=False
     )
-    levels = " / ".join(f"{100 * q:g}" for q in QUANTILES)
+    levels = " / ".join(f"{100 * q:g}%" for q in QUANTILES[1:-1])
     lines = [
         ("has a value", f"{found.given - found.none - found.failed:,} of {found.given:,}"),
         ("does not apply / failed", f"{found.none:,} ({share(found.none / found.given)}) / {found.failed:,} "
                                     f"({share(found.failed / found.given)})"),
         ("mean ± sd", f"{number(found.mean)} ± {number(found.std)}"),
-        (f"quantiles {levels} %", " / ".join(number(q) for q in found.quantiles)),
+        (f"min / {levels} / max", " / ".join(number(q) for q in found.quantiles)),
         ("zeros", share(found.zeros)),
         ("mean of right ones [95%]", estimate(found.right)),
         ("mean of wrong ones [95%]", estimate(found.wrong)),
@@ -145,8 +145,8 @@ def _probes(trial: Trial) -> Table:
             p.name if p.made == count else f"{p.name} ({p.made})",
             f"×{number(p.tokens, 2)}",
             share(p.right.value, 0),
-            f"{number(p.honest.value)} → {number(p.earned.value)}",
-            escape(estimate(p.gain)),
+            f"{number(p.honest.value, 2)} → {number(p.earned.value, 2)}",
+            escape(estimate(p.gain, digits=2)),
             share(p.beats.value, 0),
             f"[bold red]{p.verdict}[/]" if p.verdict == "HACK" else p.verdict,
         )

@@ -20,6 +20,7 @@ from cib_rl.tryout.judge import Judge, Judged, reward_section, settings_of
 from cib_rl.tryout.measures import Agreement, Distribution, agreements, distribution
 from cib_rl.tryout.others import Other, built_in, score_others
 from cib_rl.tryout.probes import ProbeMaker
+from cib_rl.tryout.quiet import tracebacks
 from cib_rl.tryout.reversals import Reversals, find_reversals
 
 
@@ -30,7 +31,7 @@ class Trial:
     Attributes:
         label, kind, weight: of the tried reward.
         samples: what it was tried on; trajectories: its trajectories with what rewards attached.
-        outcome: how it was chosen what is right; agreement: share of the file's own labels that the outcome agrees
+        notes: what was chosen, in words; agreement: share of the file's own labels that the outcome agrees
             with, None where the file has none.
         distribution, agreements, others: of the reward alone; asked: the user has named the others.
         alone, together: reversals by the reward alone, and by the total.
@@ -44,7 +45,7 @@ class Trial:
     samples: Samples
     trajectories: list[Trajectory]
     judged: Judged
-    outcome: str
+    notes: list[str]
     agreement: float | None
     distribution: Distribution
     agreements: list[Agreement]
@@ -66,7 +67,7 @@ def try_reward(
     samples: Samples,
     *,
     keywords: Mapping[str, Any] | None = None,
-    weight: float = 1.0,
+    weight: float | None = None,
     outcome: RewardSpec | None = None,
     against: Sequence[RewardSpec] | None = None,
     max_completion_length: int | None = None,
@@ -79,7 +80,8 @@ def try_reward(
     Args:
         spec: built-in name, entry point, package.module:name or path/file.py:name.
         keywords: its keywords and the other keys of a recipe's reward section (only_when_correct, kind, ...).
-        weight: its weight beside the outcome.
+        weight: its weight beside the outcome; default: the recipe's where the samples are a run's and its recipe has
+            this reward (whose keywords are then taken, too), else 1.
         outcome: which reward says what is right (see `choose_outcome`).
         against: other rewards to compare with; None: the built-in ones that can be scored here.
         max_completion_length: for rewards that ask for the limit; default: the run's, else not known.
@@ -93,17 +95,21 @@ def try_reward(
     rules = rules or Rules()
     chosen = choose_outcome(samples, outcome)
     settings = settings_of(samples, max_completion_length=max_completion_length, seed=seed)
-    with closing(Judge(reward_section(spec, weight, keywords or {}), chosen, settings)) as judge:
-        judged, scored = judge(samples.trajectories)
+    section, note = reward_section(spec, weight, keywords or {}, samples.origin)
+    with closing(Judge(section, chosen, settings)) as judge:
+        with tracebacks(1):
+            judged, scored = judge(samples.trajectories)
         judge.require_some(judged)
         if np.isnan(judged.values).all():
             raise UserError(f"reward {judge.label!r} applies to none of the {len(scored)} completions (all None)")
-        maker = ProbeMaker(samples.tokenizer, samples.answer_style, seed)
-        tested = run_probes(judge, samples.trajectories, judged, maker, rules, limit=probes) if probes else []
+        maker = ProbeMaker(samples.tokenizer, samples.answer_style, limit=settings.max_completion_length, seed=seed)
+        with tracebacks(0):
+            tested = run_probes(judge, samples.trajectories, judged, maker, rules, limit=probes) if probes else []
         label, kind, by = judge.label, judge.reward.kind, judge.weight
         taken = [label, *(section.name for section in chosen.sections)]
     groups = np.array([t.group for t in scored])
-    others = score_others(against if against is not None else built_in(taken), scored, settings)
+    with tracebacks(0):
+        others = score_others(against if against is not None else built_in(taken), scored, settings)
     numbers: dict[str, NDArray[np.float64]] = {
         "outcome": np.where(np.isnan(judged.earned), np.nan, judged.correct.astype(np.float64)),
         "tokens": np.array([t.num_tokens for t in scored], dtype=np.float64),
@@ -116,7 +122,7 @@ def try_reward(
         samples=samples,
         trajectories=scored,
         judged=judged,
-        outcome=chosen.note,
+        notes=[*samples.notes, chosen.note, *([note] if note else [])],
         agreement=_agreement(samples.labels, judged),
         distribution=distribution(judged, groups),
         agreements=agreements(judged.values, numbers, groups),
