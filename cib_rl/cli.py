@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cib_rl.audit.command import audit
 from cib_rl.errors import UserError
 from cib_rl.tryout.commands import rewards_app
 from cib_rl.version import __version__
@@ -42,6 +43,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(help="List, show or copy the shipped recipes.", **_SETTINGS)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(rewards_app, name="rewards")
+app.command()(audit)
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")

@@ -29,3 +29,15 @@ def as_spec(text: str) -> str | dict[str, Any]:
     if not isinstance(section, dict) or "name" not in section:
         raise UserError(f"{text}: a reward's section needs a name, e.g. {{name: l1_max, target: 300}}")
     return section
+
+
+def as_prior(text: str) -> dict[str, Any]:
+    """A prior in YAML, the name of a built-in one, or the language model that is one. Raises UserError."""
+    from cib_rl.priors import BUILT_IN
+
+    if text.lstrip().startswith("{"):
+        spec = as_spec(text)
+        assert isinstance(spec, dict)
+        return spec
+    own = ":" in text and not text.startswith("shipped:")  # package.module:Class or path/file.py:Class
+    return {"name": text} if own or text in BUILT_IN else {"name": "language_model", "model": text}

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cib_rl.integrations.scorer import Scorer, Settings, to_section
-from cib_rl.plugin import PluginError, RewardError
-from cib_rl.plugin.scores import failure
+from cib_rl.plugin import RewardError, Scores
 from cib_rl.recipe import RewardSection
 from cib_rl.samples.load import Samples, as_sampled
 from cib_rl.samples.origin import Origin
@@ -35,6 +34,7 @@ class Judged:
         failed: the tried reward failed on it.
         errors: what failed, the outcome's failures included.
         seconds: wall time of the tried reward; attempted: completions it was given.
+        hopeless: what a message should say where it, or an outcome, failed on all completions; None otherwise.
     """
 
     values: Floats
@@ -46,6 +46,7 @@ class Judged:
     errors: list[RewardError]
     seconds: float
     attempted: int
+    hopeless: str | None
 
 
 class Judge:
@@ -95,22 +96,22 @@ class Judge:
         failed[[e.index for e in scores.errors if e.label == self.label]] = True
         return Judged(
             values, counted, outcome, earned, correct, failed, scores.errors, scores.seconds[self.label],
-            scores.attempted[self.label],
+            scores.attempted[self.label], _hopeless(scores),
         ), copies  # fmt: skip
-
-    def require_some(self, scores: Judged) -> None:
-        """Raise PluginError where the reward, or what says what is right, failed on all completions."""
-        for r in self._scorer.suite.rewards:
-            errors = [e.message for e in scores.errors if e.label == r.label]
-            attempted = scores.attempted if r is self.reward else len(scores.values)
-            if errors and (message := failure(r, attempted, len(errors), errors[0])) and len(errors) == attempted:
-                raise PluginError(message.replace("trajectories of this step", "completions"))
 
     def close(self) -> None:
         """End what the rewards have started. May be called twice."""
         self._scorer.close()
         if self._truth is not None:
             self._truth.close()
+
+
+def _hopeless(scores: Scores) -> str | None:
+    label = next((name for name, count in scores.failures.items() if 0 < count == scores.attempted[name]), None)
+    if label is None:
+        return None
+    first = next(e.message for e in scores.errors if e.label == label)
+    return f"reward {label!r} failed on all {scores.failures[label]} completions it was given; the first: {first}"
 
 
 def settings_of(samples: Samples, *, max_completion_length: int | None, seed: int) -> Settings:

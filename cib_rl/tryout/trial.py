@@ -99,7 +99,10 @@ def try_reward(
     with closing(Judge(section, chosen, settings)) as judge:
         with tracebacks(1):
             judged, scored = judge(samples.trajectories)
-        judge.require_some(judged)
+        if judged.hopeless is not None:
+            raise UserError(judged.hopeless)
+        if not judged.attempted:
+            raise UserError(f"{samples.source}: no completion could be scored; the first: {_first_error(scored)}")
         if np.isnan(judged.values).all():
             raise UserError(f"reward {judge.label!r} applies to none of the {len(scored)} completions (all None)")
         maker = ProbeMaker(samples.tokenizer, samples.answer_style, limit=settings.max_completion_length, seed=seed)
@@ -133,6 +136,10 @@ def try_reward(
         probes=tested,
         rules=rules,
     )
+
+
+def _first_error(trajectories: Sequence[Trajectory]) -> str:
+    return next((error for t in trajectories for error in t.errors), "its episode failed")
 
 
 def _agreement(labels: Sequence[bool | None], judged: Judged) -> float | None:
