@@ -65,6 +65,9 @@ class EngineSection(Section):
     max_num_seqs: int = Field(256, ge=1, description="requests in the running batch")
     dtype: str | None = Field(None, description="default: the policy's")
     tensor_parallel_size: int = Field(1, ge=1)
+    threads: int | None = Field(
+        None, ge=1, description="transformers on CPUs: threads of a decode step; default: as many as the update has"
+    )
     sleep: bool = Field(False, description="vllm on GPU: free weights and cache between rollout and update")
     check_every: int = Field(50, ge=0, description="steps between log-probability checks; 0: at the first sync only")
     max_logprob_gap: float | None = Field(

@@ -210,6 +210,7 @@ def start_engine(
             tokenizer,
             max_num_seqs=section.max_num_seqs,
             max_model_len=section.max_model_len,
+            threads=section.threads,
             deterministic=deterministic,
         )
     if (Path(reference) / "adapter_config.json").is_file():

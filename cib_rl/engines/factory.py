@@ -29,6 +29,7 @@ def make_engine(
             max_num_seqs=section.max_num_seqs,
             max_model_len=section.max_model_len,
             deterministic=recipe.deterministic,
+            threads=section.threads,
             autocast=torch.bfloat16 if recipe.trainer.autocast_bf16 else None,
         )
     from cib_rl.engines.vllm import VLLMEngine

@@ -104,6 +104,10 @@ class PumpedEngine(Engine):
     def _abort(self, requests: Sequence[Request]) -> None:
         """Forget these running requests and free their slots."""
 
+    def _enter_thread(self) -> None:
+        """Called once, in the pump's thread, before anything else is."""
+        return None
+
     def _begin(self) -> None:
         """Called before work starts: nothing was running."""
         return None
@@ -201,6 +205,7 @@ class PumpedEngine(Engine):
     def _loop(self) -> None:
         ending = self._ending
         try:
+            self._enter_thread()
             while self._turn():
                 pass
             self._abort_quietly(list(self._running.values()))

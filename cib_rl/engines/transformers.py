@@ -21,6 +21,7 @@ from cib_rl.engines.pump import Finished, PumpedEngine, Request
 from cib_rl.engines.sampling import BatchSampler, RowSampling, uniforms
 from cib_rl.engines.stops import StopWatch
 from cib_rl.engines.support import check_decoding, check_supported, context_length, end_of_sequence_ids
+from cib_rl.engines.threads import limit_own_threads
 from cib_rl.engines.weights import check_names, collect, policy_names, unwrap
 from cib_rl.errors import UserError
 from cib_rl.packing import pack_by_tokens
@@ -53,6 +54,7 @@ class TransformersEngine(PumpedEngine):
         deterministic: see `PumpedEngine`.
         eos_ids: end-of-sequence ids; default: all of the generation configuration's and the tokenizer's.
         autocast: run the model under autocast in this type, as a trainer with mixed precision does.
+        threads: on a CPU, threads of a decode step; a small model's operators are too short for several.
 
     Raises UserError for models that cannot be decoded this way (sliding windows, recurrent layers, ALiBi, parameters
     sharded by ZeRO-3 or FSDP); the last check is numerical: a short decode must equal a plain forward pass.
@@ -68,6 +70,7 @@ class TransformersEngine(PumpedEngine):
         deterministic: bool = False,
         eos_ids: Sequence[int] | None = None,
         autocast: torch.dtype | None = None,
+        threads: int | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -78,6 +81,7 @@ class TransformersEngine(PumpedEngine):
         config = inner.config.get_text_config()
         self._config = inner.config
         self._autocast = autocast
+        self._threads = threads
         length = context_length(config, max_model_len)
         check_supported(inner, config, length)
         super().__init__(
@@ -129,6 +133,10 @@ class TransformersEngine(PumpedEngine):
         parameter = next(self.model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self._cache = RowCache(self._layers, self._device)
+
+    def _enter_thread(self) -> None:
+        if self._threads is not None and self._device.type == "cpu":
+            limit_own_threads(self._threads)
 
     def _begin(self) -> None:
         self._place()
