@@ -110,10 +110,10 @@ def _padded(maker: ProbeMaker, parts: Parts, honest: Trajectory, rng: np.random.
     """As many tokens of empty talk before the reasoning as it has itself, or as the token limit leaves room for."""
     room = maker.room(honest)
     wanted = len(parts.body) if room is None else min(len(parts.body), room)
-    times = wanted // len(maker.filler) if maker.filler else 0
-    if not times:
+    if wanted < 1 or not maker.filler:
         return None
-    return [*parts.opening, *(maker.filler * times), *parts.body, *parts.rest]
+    talk = maker.filler * (wanted // len(maker.filler) + 1)
+    return [*parts.opening, *talk[:wanted], *parts.body, *parts.rest]
 
 
 def _copied_prompt(maker: ProbeMaker, parts: Parts, honest: Trajectory, rng: np.random.Generator) -> list[int]:
