@@ -112,7 +112,7 @@ def test_an_outcome_given_by_argument_decides_about_shaping_rewards(tokenizer, a
 
 def test_two_rows_with_the_same_prompt_are_two_groups(tokenizer, arguments, tmp_path):
     """TRL's layout decides, in training and in evaluation, which samples another number of completions."""
-    data = [row | {"prompt": "the same for all"} for row in rows()]
+    data = [{"prompt": "the same for all", "solution": row["solution"]} for row in rows()]
     recorder = Recorder()
     reward = as_trl(f"{HERE}:shorter_than_mean", **arguments)
     trainer = grpo(

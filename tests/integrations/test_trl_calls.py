@@ -166,6 +166,9 @@ def test_a_suite_looks_again_at_every_step(tiny_tokenizer):
     assert correct(answer=["7"], **given) == [1.0] and kimi(answer=["7"], **given) == [0.0]
     assert correct(answer=["8"], **given) == [0.0]
     assert correct(answer=["7"], **(given | {"completions": ["7"]})) == [1.0]
+    # kimi_length has not been asked about these; the next step is another one all the same.
+    two = dict(prompts=["q"] * 2, completions=["7", "a7"], completion_ids=[ids[0], [9, *ids[0]]], answer=["7"] * 2)
+    assert kimi(**two) == [0.5, -0.5]
 
 
 def test_a_tokenizer_is_taken_from_a_model_by_name(tiny_model_dir, call):

@@ -243,6 +243,25 @@ def test_the_loop_waits_for_a_group_and_gives_what_our_own_suite_gives(batch, lo
         assert [r["reward_extra_info"][name] for r in results] == pytest.approx(values.tolist())
 
 
+def test_groups_that_are_scored_together_stay_apart(batch, loop_manager, tiny_tokenizer):
+    """Both are whole while somebody else is being served, and then scored in one call."""
+    scores = expected(tiny_tokenizer, MIXED, [0, 1] * 3, GOLDS, REWARDS)
+    data = batch(MIXED, uids=UIDS, golds=GOLDS)
+    manager = loop_manager(REWARDS)
+    combiner = manager.groups._combined
+
+    async def run():
+        combiner._turn.acquire()
+        asked = [asyncio.ensure_future(manager.run_single(data[i : i + 1])) for i in range(6)]
+        while len(combiner._waiting) < 2:
+            await asyncio.sleep(0.001)
+        combiner._turn.release()
+        return await asyncio.gather(*asked)
+
+    results = asyncio.run(run())
+    assert [r["reward_score"] for r in results] == pytest.approx(scores.total.tolist())
+
+
 def test_of_several_sequences_the_last_one_is_judged_without_padding(verl, loop_manager, tiny_tokenizer):
     """verl 0.9 pads prompts and responses of one episode's sequences on the right and says how long they are."""
     ids = [tiny_tokenizer.encode(text) for text in ("abcdefgh", TAGS.format("7"))]

@@ -56,6 +56,10 @@ def test_golds_are_read_without_numpy(score):
     gold = {"numbers": np.array([3, 4]), "target": np.int64(7)}
     columns = {"numbers": "ground_truth.numbers", "target": "ground_truth.target"}
     assert score(["countdown_correct"], columns=columns)("countdown", "<answer>3 + 4</answer>", gold)["score"] == 1.0
+    several = np.array(["zurich", "bern"], dtype=object)
+    assert score(["qa_em"])("nq", "<answer>bern</answer>", several)["score"] == 1.0
+    laplace = {"name": "surprisal", "prior": {"name": "laplace", "target": "task.n"}}  # refuses what is no number
+    assert score([laplace])("tests", "abc", None, {"n": np.int64(3)})["failed"] == 0.0
 
 
 def test_a_completion_that_cannot_be_scored_is_never_a_0(score, caplog):
@@ -121,6 +125,31 @@ def test_an_error_reaches_everybody_who_was_served_together_and_no_one_later():
     with pytest.raises(ValueError, match="bad item"):
         combiner("bad")
     assert combiner("good") == "good"
+
+
+def test_completions_that_are_scored_together_are_no_group(score):
+    """Each is alone: nothing to compare with, and no mean of others to take the place of a failed one."""
+    compare, fails = score([f"{HERE}:shorter_than_mean"]), score([f"{HERE}:odd_ones_fail"])
+    assert [one.result(60)["score"] for one in served_together(compare, "abc", "ab")] == [0.0, 0.0]
+    for one in served_together(fails, "abc", "ab"):
+        with pytest.raises(RewardFailure, match=r"has no reward \(odd\)"):
+            one.result(60)
+
+
+def served_together(compute_score, *texts):
+    """Asks from a thread for each text while somebody else is being served."""
+    combiner = compute_score._combined
+    with ThreadPoolExecutor(len(texts)) as threads, combiner._turn:
+        asked = [threads.submit(compute_score, "tests", text, "1") for text in texts]
+        while len(combiner._waiting) < len(texts):
+            threading.Event().wait(0.001)
+        combiner._turn.release()
+        try:
+            for one in asked:
+                one.exception(60)
+        finally:
+            combiner._turn.acquire()
+    return asked
 
 
 def test_threads_get_the_same_scores_as_one_after_the_other(score):
