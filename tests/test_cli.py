@@ -13,7 +13,8 @@ from cib_rl.cli import app
 from cib_rl.errors import UserError
 
 VERBS = [
-    [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["doctor"],
+    [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["rewards", "show"], ["rewards", "try"],
+    ["audit"], ["doctor"],
     ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "copy"],
 ]  # fmt: skip
 
@@ -121,7 +122,9 @@ def test_recipes_can_be_listed_shown_and_copied(tmp_path):
 
 def test_rewards_are_listed_with_their_first_line_and_shown_in_full():
     assert "countdown_correct" in run("rewards").output
+    assert run("rewards", "list").output == run("rewards").output
     shown = run("rewards", "math_correct").output
+    assert shown == run("rewards", "show", "math_correct").output
     assert shown.startswith("math_correct (outcome, from cib_rl.rewards.math_correct)")
 
 

@@ -35,13 +35,13 @@ def given_in(prompt: Any, answer: str) -> bool:
 def _pattern(answer: str) -> re.Pattern[str]:
     number = _NUMBER.fullmatch(answer.strip())
     if number is None:
-        words = r"\s*".join(re.escape(word) for word in answer.split())
+        words = r"\s*".join(re.escape(piece) for piece in re.findall(r"\w+|[^\w\s]", answer))
         return re.compile(rf"(?<!\w){words}(?!\w)")
     sign, whole, decimals = number.groups()
     digits = whole.replace(",", "")
     grouped = f"{int(digits):,}".replace(",", ",?")
     fraction = (decimals or "").rstrip("0").rstrip(".")
     tail = rf"{re.escape(fraction)}0*" if fraction else r"(?:\.0+)?"
-    # A minus before the number belongs to it only where no operand stands before the minus.
-    before = r"(?<![\w)\]])-\s?" if sign == "-" else r"(?<![\d.,])(?<!\d[.,])"
+    # A minus belongs to the number only where no operand stands before it.
+    before = r"(?<![\w)\]])(?<![\w)\]] )-" if sign == "-" else r"(?<![\d.,])(?<!\d[.,])"
     return re.compile(rf"{before}[$€£]?{grouped}{tail}(?![\d])(?![.,]\d)")

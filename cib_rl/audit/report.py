@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cib_rl.audit.audit import Audit
 from cib_rl.audit.verdict import headroom, verdict
-from cib_rl.samples.show import estimate, share
+from cib_rl.samples.show import estimate
 
 
 def print_audit(audit: Audit, console: Console | None = None) -> None:
@@ -81,6 +81,3 @@ def _without_arrays(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_arrays(v) for k, v in value.items() if not isinstance(v, np.ndarray)}
     return value
-
-
-__all__ = ["print_audit", "share", "write_json"]
