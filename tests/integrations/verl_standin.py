@@ -1,11 +1,13 @@
-"""A small stand-in for the parts of verl that the integration touches, with the signatures of verl 0.6.1 to 0.9.1.
+r"""A small stand-in for the parts of verl that the integration touches, with the signatures of verl 0.6.1 to 0.9.1.
 
 verl cannot be installed beside the tested versions of transformers (0.9.1 wants transformers < 5.11), so by default the
 tests run against this. Where verl can be imported they run against verl's own classes as well, and a few more run:
 
-    python -m venv --system-site-packages /tmp/verl && /tmp/verl/bin/pip install --no-deps verl==0.9.1 \
-        tensordict==0.10.0 pyvers hydra-core omegaconf antlr4-python3-runtime==4.9.3 codetiming ray torchdata orjson
-    PYTHONPATH=. /tmp/verl/bin/python -m pytest tests/integrations
+    python -m venv runs/verl
+    echo "$PWD/.venv/lib/python3.11/site-packages" > runs/verl/lib/python3.11/site-packages/beside.pth
+    runs/verl/bin/pip install --no-deps verl==0.9.1 tensordict==0.10.0 pyvers hydra-core omegaconf \
+        antlr4-python3-runtime==4.9.3 codetiming ray torchdata orjson
+    PYTHONPATH=. runs/verl/bin/python -m pytest tests/integrations
 """
 
 from __future__ import annotations
