@@ -117,3 +117,10 @@ def test_words_that_the_tokenizer_does_not_know_are_never_put_in(tmp_path):
     for name in PROBES:
         assert samples.tokenizer.unk_token_id not in maker(name, honest).policy_ids
     assert "<think>" in maker("forged_tags", honest).text and "check that again" in maker("padded", honest).text
+
+
+def test_a_probe_whose_answer_would_be_read_differently_is_not_made(words, honest):
+    """A style that reads no answer from a text with the padding's words in it."""
+    maker = ProbeMaker(words.tokenizer, r"regex:(?s)\A(?!.*Wait).*#### (\d+)")
+    assert maker("padded", honest) is None
+    assert maker("repeated", honest).answer == honest.answer
