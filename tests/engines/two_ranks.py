@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import sys
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def main() -> None:
     engine.close()
     dist.barrier()
     (out / f"rank{rank}").write_text("fine")
+    # The reducer of DDP, destroyed last, would join gloo's thread while it holds the interpreter's lock, which that thread
+    # may need to let go of the barrier's tensor: a deadlock, seen under load.
+    del wrapped, engine
+    gc.collect()
     dist.destroy_process_group()
     faulthandler.cancel_dump_traceback_later()
 
