@@ -37,8 +37,8 @@ def main() -> None:
     engine.close()
     dist.barrier()
     (out / f"rank{rank}").write_text("fine")
-    # The reducer of DDP, destroyed last, would join gloo's thread while it holds the interpreter's lock, which that thread
-    # may need to let go of the barrier's tensor: a deadlock, seen under load.
+    # The reducer of DDP, destroyed last, would join gloo's thread while it holds the interpreter's lock, which that
+    # thread may need to let go of the barrier's tensor: a deadlock, seen under load.
     del wrapped, engine
     gc.collect()
     dist.destroy_process_group()
