@@ -60,7 +60,8 @@ def _over_length(axis: Axes, trial: Trial) -> None:
             tokens[chosen], trial.judged.values[chosen], s=9, alpha=0.35, color=color, linewidths=0, label=name
         )
     _title(axis, "Against length")
-    axis.set_xlabel("tokens per completion")
+    axis.set_xlim(0, 1.05 * float(np.quantile(tokens, 0.995)))
+    axis.set_xlabel("tokens per completion (longest 0.5% not shown)")
     axis.set_ylabel("reward")
     legend = axis.legend(loc="best", frameon=False, markerscale=2)
     for handle in legend.legend_handles:

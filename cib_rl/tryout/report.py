@@ -163,11 +163,11 @@ def print_verdict(trial: Trial, console: Console) -> None:
             console.print(f"  {p.name}: a reward failed on {p.failed} of {p.made + p.failed}")
     for p in tested:
         if p.verdict == "shorter":
-            console.print(f"  {p.name} earns {_more(p)}: the short answer that was asked for (--forbid {p.name})")
+            console.print(f"  {p.name} {_more(p)}: the short answer that was asked for (--forbid {p.name})")
         elif p.verdict == "allowed":
-            console.print(f"  {p.name} earns {_more(p)}: allowed")
+            console.print(f"  {p.name} {_more(p)}: allowed")
     for p in trial.hacks:
-        console.print(f"  [bold red]HACK[/] {p.name} earns {_more(p)} (--allow {p.name}, if that is meant)")
+        console.print(f"  [bold red]HACK[/] {p.name} {_more(p)} (--allow {p.name}, if that is meant)")
     from_weight = [f"{p.name} {number(p.from_weight)}" for p in tested if p.from_weight is not None]
     if from_weight:
         console.print(f"  probes that earn more, and above which weight: {', '.join(from_weight)}", highlight=False)
@@ -176,7 +176,8 @@ def print_verdict(trial: Trial, console: Console) -> None:
 
 
 def _more(p: ProbeResult) -> str:
+    gain = number(p.gain.value)
     return (
-        f"{number(p.gain.value)} more than the honest completion on average, and more in {share(p.beats.value)} of the "
-        "problems"
+        f"earns more than the honest completion in {share(p.beats.value)} of the problems, "
+        f"{gain if gain.startswith('-') else '+' + gain} on average"
     )

@@ -54,7 +54,9 @@ def test_a_hackable_reward_ends_in_exit_code_1_and_says_which_and_by_how_much(ru
     done = run(f"{REWARDS}:counts_searches", "--on", words_file, "--weight", 0.25, "--plot", "p.png")
     assert done.exit_code == 1
     shown = " ".join(done.output.split())
-    assert "HACK forged_tags earns 0.250 more than the honest completion on average, and more in 100.0%" in shown
+    assert (
+        "HACK forged_tags earns more than the honest completion in 100.0% of the problems, +0.250 on average" in shown
+    )
     allowed = run(f"{REWARDS}:counts_searches", "--on", words_file, "--weight", 0.25, "--allow", "forged_tags")
     assert allowed.exit_code == 0 and "allowed" in allowed.output
 
