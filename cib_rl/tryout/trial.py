@@ -97,14 +97,7 @@ def try_reward(
     settings = settings_of(samples, max_completion_length=max_completion_length, seed=seed)
     section, note = reward_section(spec, weight, keywords or {}, samples.origin)
     with closing(Judge(section, chosen, settings)) as judge:
-        with tracebacks(1):
-            judged, scored = judge(samples.trajectories)
-        if judged.hopeless is not None:
-            raise UserError(judged.hopeless)
-        if not judged.attempted:
-            raise UserError(f"{samples.source}: no completion could be scored; the first: {_first_error(scored)}")
-        if np.isnan(judged.values).all():
-            raise UserError(f"reward {judge.label!r} applies to none of the {len(scored)} completions (all None)")
+        judged, scored = _score(judge, samples)
         maker = ProbeMaker(samples.tokenizer, samples.answer_style, limit=settings.max_completion_length, seed=seed)
         with tracebacks(0):
             tested = run_probes(judge, samples.trajectories, judged, maker, rules, limit=probes) if probes else []
@@ -113,11 +106,6 @@ def try_reward(
     groups = np.array([t.group for t in scored])
     with tracebacks(0):
         others = score_others(against if against is not None else built_in(taken), scored, settings)
-    numbers: dict[str, NDArray[np.float64]] = {
-        "outcome": np.where(np.isnan(judged.earned), np.nan, judged.correct.astype(np.float64)),
-        "tokens": np.array([t.num_tokens for t in scored], dtype=np.float64),
-    }
-    numbers |= {other.label: other.values for other in others if other.values is not None}
     return Trial(
         label=label,
         kind=kind,
@@ -128,7 +116,7 @@ def try_reward(
         notes=[*samples.notes, chosen.note, *([note] if note else [])],
         agreement=_agreement(samples.labels, judged),
         distribution=distribution(judged, groups),
-        agreements=agreements(judged.values, numbers, groups),
+        agreements=agreements(judged.values, _numbers(judged, scored, others), groups),
         others=others,
         asked=against is not None,
         alone=find_reversals(np.where(judged.counted, judged.values, np.nan), judged.correct, groups),
@@ -138,8 +126,27 @@ def try_reward(
     )
 
 
-def _first_error(trajectories: Sequence[Trajectory]) -> str:
-    return next((error for t in trajectories for error in t.errors), "its episode failed")
+def _score(judge: Judge, samples: Samples) -> tuple[Judged, list[Trajectory]]:
+    """See `Judge`. Raises UserError where there is not one value."""
+    with tracebacks(1):
+        judged, scored = judge(samples.trajectories)
+    if judged.hopeless is not None:
+        raise UserError(judged.hopeless)
+    if not judged.attempted:
+        first = next((error for t in scored for error in t.errors), "its episode failed")
+        raise UserError(f"{samples.source}: no completion could be scored; the first: {first}")
+    if np.isnan(judged.values).all():
+        raise UserError(f"reward {judge.label!r} applies to none of the {len(scored)} completions (all None)")
+    return judged, scored
+
+
+def _numbers(judged: Judged, scored: Sequence[Trajectory], others: Sequence[Other]) -> dict[str, NDArray[np.float64]]:
+    """What the reward is compared with. Shapes (N,)."""
+    numbers = {
+        "outcome": np.where(np.isnan(judged.earned), np.nan, judged.correct.astype(np.float64)),
+        "tokens": np.array([t.num_tokens for t in scored], dtype=np.float64),
+    }
+    return numbers | {other.label: other.values for other in others if other.values is not None}
 
 
 def _agreement(labels: Sequence[bool | None], judged: Judged) -> float | None:
