@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--engine", default="transformers")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--engine-threads", default="null", help="engine.threads of our side; null: as many as --threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.pairs + arguments.warmup
@@ -129,6 +130,7 @@ def main() -> None:
             "rewards=[{name: countdown_correct}]",
             "evaluation=null",
             f"engine.name={arguments.engine}",
+            f"engine.threads={arguments.engine_threads}",
             "trainer.filter.zero_variance=off",
             "trainer.schedule=constant",
         ]
@@ -139,7 +141,10 @@ def main() -> None:
                 pair = (one_step(ours), one_step(theirs))
                 if index >= arguments.warmup:
                     pairs.append(pair)
-    print(f"{arguments.engine} engine, {arguments.threads} threads, {len(pairs)} pairs, seconds are medians")
+    print(
+        f"{arguments.engine} engine, {arguments.threads} threads (our decode loop: {arguments.engine_threads}), "
+        f"{len(pairs)} pairs, seconds are medians"
+    )
     print("| part | cib-rl | plain TRL | ratio TRL / cib-rl, median (min to max) |\n|---|---|---|---|")
     for part in ("rollout", "update", "step"):
         ratios = [b[part] / a[part] for a, b in pairs]

@@ -239,8 +239,9 @@ def _context(recipe: Recipe, base: Path, tokenizer: Iterable[Any]) -> Any:
 
 def _credit(recipe: Recipe, base: Path) -> tuple[Status, str]:
     from cib_rl.credit.assign import Credit
+    from cib_rl.plugin import RewardContext
 
-    Credit(recipe.credit, base)
+    Credit(recipe.credit, RewardContext(base_dir=base))
     return "ok", ", then ".join(section.name for section in recipe.credit)
 
 

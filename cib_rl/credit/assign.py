@@ -1,17 +1,19 @@
 """Credit: from the rewards of a window to one advantage per completion token, in the recipe's order of stages.
 
-A stage is a function with keyword arguments from the recipe. The first one is a baseline,
-`(trajectories, scores, reduce, **keywords) -> advantages`; those after it reshape what it gave,
-`(trajectories, scores, advantages, **keywords) -> advantages`. Advantages are one array (T,) per trajectory over all
-completion tokens, 0 on the environment's. Built-in stages are listed below; one of your own is named
-`package.module:function` or `path/file.py:function`.
+A stage is a function with keyword arguments from the recipe, or a class of the same (made once) when it holds
+something. The first one is a baseline, `(trajectories, scores, reduce, **keywords) -> advantages`; those after it
+reshape what it gave, `(trajectories, scores, advantages, **keywords) -> advantages`. Advantages are one array (T,) per
+trajectory over all completion tokens, 0 on the environment's. A stage with a keyword `context` is given the same
+`RewardContext` as a reward. Built-in stages are listed below; one of your own is named `package.module:name` or
+`path/file.py:name`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,9 +21,10 @@ from pydantic import Field
 from cib_rl.credit.difficulty import difficulty
 from cib_rl.credit.gdpo import gdpo_advantages
 from cib_rl.credit.group import Reduce, Scale, group_advantages
+from cib_rl.credit.hicra import Hicra
 from cib_rl.credit.reward_to_go import centred_rewards_to_go
 from cib_rl.errors import UserError
-from cib_rl.plugin import PluginError, Scores, find_reward
+from cib_rl.plugin import PluginError, RewardContext, Scores, find_reward
 from cib_rl.plugin.signature import check_keywords, keyword_parameters
 from cib_rl.recipe import CreditSection
 from cib_rl.trajectory import Trajectory
@@ -33,11 +36,11 @@ Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Credit:
     """The credit stages of a recipe, ready to be called.
 
-    Raises UserError for an unknown stage, and for an unknown, missing or mistyped key of one.
+    Raises UserError for an unknown stage, for an unknown, missing or mistyped key of one, and for what a stage refuses.
     """
 
-    def __init__(self, sections: Sequence[CreditSection], base_dir: Path) -> None:
-        found = [_find(number, section, base_dir) for number, section in enumerate(sections)]
+    def __init__(self, sections: Sequence[CreditSection], context: RewardContext) -> None:
+        found = [_stage(number, section, context) for number, section in enumerate(sections)]
         self._baseline, *self._reshapers = found
 
     def assign(
@@ -47,20 +50,23 @@ class Credit:
 
         `reduce` adds sums over processes.
         """
-        stage, keywords = self._baseline
-        advantages: Advantages = stage(trajectories, scores, reduce, **keywords)
-        for stage, keywords in self._reshapers:
-            advantages = stage(trajectories, scores, advantages, **keywords)
+        advantages = self._baseline(trajectories, scores, reduce)
+        for stage in self._reshapers:
+            advantages = stage(trajectories, scores, advantages)
         return advantages
 
 
-def _find(number: int, section: CreditSection, base_dir: Path) -> tuple[Callable[..., Advantages], dict[str, Any]]:
+def _stage(number: int, section: CreditSection, context: RewardContext) -> Callable[..., Advantages]:
     stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
     if ":" not in section.name and section.name not in stages:
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
     try:
-        stage = stages.get(section.name) or find_reward(section.name, base_dir)
-        return stage, check_keywords(section.name, stage, keyword_parameters(stage, skip=3), section.kwargs)
+        stage = stages.get(section.name) or find_reward(section.name, context.base_dir)
+        parameters = keyword_parameters(stage, skip=0 if inspect.isclass(stage) else 3)
+        keywords = check_keywords(section.name, stage, parameters, section.kwargs)
+        if "context" in parameters:
+            keywords["context"] = context
+        return stage(**keywords) if inspect.isclass(stage) else partial(stage, **keywords)
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
 
@@ -125,4 +131,4 @@ def _on_policy_tokens(advantage_N: np.ndarray, trajectories: Sequence[Trajectory
 
 
 BASELINES: dict[str, Callable[..., Advantages]] = {"group": group, "gdpo": gdpo}
-RESHAPERS: dict[str, Callable[..., Advantages]] = {"difficulty": difficulty}
+RESHAPERS: dict[str, Callable[..., Advantages]] = {"difficulty": difficulty, "hicra": Hicra}

@@ -106,7 +106,7 @@ def prepare(
         max_completion_length=recipe.environment.max_completion_length,
     )
     environment = make_environment(recipe.environment, tokenizer)
-    credit = Credit(recipe.credit, base_dir)
+    credit = Credit(recipe.credit, context)
     _check_before_loading(recipe, base_dir, rows, tokenizer)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)

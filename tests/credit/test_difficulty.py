@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from cib_rl.credit.assign import Credit
 from cib_rl.credit.difficulty import difficulty
 from cib_rl.errors import UserError
+from cib_rl.plugin import RewardContext
 from cib_rl.recipe import CreditSection
 from tests.rewards.support import Row, batches, completion, score
 
@@ -59,8 +59,10 @@ def test_failed_completions_do_not_count_in_the_share():
 
 
 def test_a_right_answer_counts_more_on_a_hard_prompt_and_a_wrong_one_on_an_easy_prompt():
-    credit = Credit([CreditSection(name="group", scale="reward_std"), CreditSection(name="difficulty")], Path())
-    plain = Credit([CreditSection(name="group", scale="reward_std")], Path())
+    credit = Credit(
+        [CreditSection(name="group", scale="reward_std"), CreditSection(name="difficulty")], RewardContext()
+    )
+    plain = Credit([CreditSection(name="group", scale="reward_std")], RewardContext())
     rows = [Row(0, i < 1, 1) for i in range(8)] + [Row(1, i < 7, 1) for i in range(8)]
     made, scores = judged(rows)
     factor = [
@@ -75,7 +77,7 @@ def test_a_right_answer_counts_more_on_a_hard_prompt_and_a_wrong_one_on_an_easy_
 @pytest.mark.parametrize("keys", [{"lowest": 1.0}, {"low": "a little"}, {"high": float("nan")}])
 def test_unknown_keys_and_values_that_are_no_numbers_are_refused_before_any_rollout(keys):
     with pytest.raises(UserError, match=r"credit\[1\].*difficulty"):
-        Credit([CreditSection(name="group"), CreditSection(name="difficulty", **keys)], Path())
+        Credit([CreditSection(name="group"), CreditSection(name="difficulty", **keys)], RewardContext())
 
 
 # ---------------------------------------------------------------- DLER's advantage is the scale `batch_std`
@@ -86,7 +88,7 @@ def test_batch_std_with_truncation_is_dlers_advantage(rows, limit):
     """arXiv 2510.15110, eq. 3: A = R' − mean of the group, then (A − mean of the batch)/std of the batch."""
     made = [completion(row) for row in rows]
     scores = score({"name": "truncation", "limit": limit}, made)
-    got = Credit([CreditSection(name="group", scale="batch_std", epsilon=1e-8)], Path()).assign(made, scores)
+    got = Credit([CreditSection(name="group", scale="batch_std", epsilon=1e-8)], RewardContext()).assign(made, scores)
     reward = np.array([float(row.right and not row.cut and row.tokens <= limit) for row in rows])
     groups = np.array([row.group for row in rows])
     used = [i for i in range(len(rows)) if (groups == groups[i]).sum() > 1]  # a lone completion has no baseline

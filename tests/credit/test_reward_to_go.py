@@ -37,7 +37,7 @@ def _trajectory(right, cost, group=0, environment=0):
 def _assign(trajectories, weight=1.0, **keys):
     sections = [RewardSection(name=f"{__file__}:right"), RewardSection(name=f"{__file__}:cost", weight=weight)]
     scores = RewardSuite(sections, RewardContext()).score(trajectories)
-    return Credit([CreditSection(name="group", **keys)], None).assign(trajectories, scores)
+    return Credit([CreditSection(name="group", **keys)], RewardContext()).assign(trajectories, scores)
 
 
 def test_a_constant_cost_presses_on_the_tokens_that_the_others_did_without():

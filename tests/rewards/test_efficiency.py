@@ -6,7 +6,6 @@ import json
 import math
 import re
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,7 +117,7 @@ def test_the_laplace_prior_is_l1_exact(tiny_tokenizer_once, rows, alpha, target,
     scores = score(section, made, tokenizer=tiny_tokenizer_once)
     paper = np.array([row.right - alpha * abs(row.tokens - target) for row in rows])
     np.testing.assert_allclose(scores.total, paper + alpha * target, atol=1e-9)
-    credit = Credit([CreditSection(name="group", scale=scale)], Path())
+    credit = Credit([CreditSection(name="group", scale=scale)], RewardContext())
     got = credit.assign(made, scores)
     scores.total[:] = paper
     for ours, theirs in zip(got, credit.assign(made, scores), strict=True):
@@ -200,4 +199,4 @@ def test_the_stages_of_credit_that_the_recipe_offers_are_right():
     sections = [CreditSection(**yaml.safe_load(line)) for line in CREDITS]
     assert [s.name for s in sections] == ["group", "group", "group", "difficulty"]
     for section in sections:
-        Credit([section] if section.name == "group" else [CreditSection(name="group"), section], Path())
+        Credit([section] if section.name == "group" else [CreditSection(name="group"), section], RewardContext())
