@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,7 @@ from cib_rl.recipe import CreditSection
 from cib_rl.trajectory import Trajectory
 
 Advantages = list[np.ndarray]
+Stage = Callable[..., Advantages]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -56,7 +57,7 @@ class Credit:
         return advantages
 
 
-def _stage(number: int, section: CreditSection, context: RewardContext) -> Callable[..., Advantages]:
+def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage:
     stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
     if ":" not in section.name and section.name not in stages:
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
@@ -66,7 +67,8 @@ def _stage(number: int, section: CreditSection, context: RewardContext) -> Calla
         keywords = check_keywords(section.name, stage, parameters, section.kwargs)
         if "context" in parameters:
             keywords["context"] = context
-        return stage(**keywords) if inspect.isclass(stage) else partial(stage, **keywords)
+        made: Stage = stage(**keywords) if inspect.isclass(stage) else partial(stage, **keywords)
+        return made
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
 
@@ -130,5 +132,6 @@ def _on_policy_tokens(advantage_N: np.ndarray, trajectories: Sequence[Trajectory
     ]
 
 
-BASELINES: dict[str, Callable[..., Advantages]] = {"group": group, "gdpo": gdpo}
-RESHAPERS: dict[str, Callable[..., Advantages]] = {"difficulty": difficulty, "hicra": Hicra}
+# Functions, and classes whose instances are called like them.
+BASELINES: dict[str, Callable[..., Any]] = {"group": group, "gdpo": gdpo}
+RESHAPERS: dict[str, Callable[..., Any]] = {"difficulty": difficulty, "hicra": Hicra}

@@ -37,7 +37,7 @@ def register_verl_hicra(
             to 1. While training: verl's trainer gives no `responses` (its v1 trainer does not).
     """
     algorithms = import_verl("verl.trainer.ppo.core_algos", "register_verl_hicra")
-    trainer = import_verl("verl.trainer.ppo.ray_trainer", "register_verl_hicra")
+    trainer: Any = import_verl("verl.trainer.ppo.ray_trainer", "register_verl_hicra")
     try:
         algorithms.get_adv_estimator_fn(base)
     except ValueError as error:

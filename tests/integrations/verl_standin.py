@@ -15,6 +15,8 @@ from __future__ import annotations
 import types
 from abc import ABC, abstractmethod
 
+import torch
+
 
 class TensorDict(dict):
     """Tensors by name; like tensordict's it has `keys()` and refuses `in`."""
@@ -70,9 +72,59 @@ class RewardManagerBase(ABC):
     async def run_single(self, data): ...
 
 
+def _estimator(divide):
+    """Group-relative advantages (B, R) of outcome rewards: GRPO's (divided by the deviation) and RLOO's."""
+
+    def estimate(token_level_rewards, response_mask, index, config=None, **kwargs):
+        scores = token_level_rewards.sum(-1)
+        advantages = torch.zeros_like(scores)
+        for uid in set(index):
+            members = [i for i, other in enumerate(index) if other == uid]
+            centred = scores[members] - scores[members].mean()
+            n = len(members)
+            advantages[members] = centred / (scores[members].std() + 1e-6) if divide else centred * n / (n - 1)
+        advantages = advantages[:, None] * response_mask
+        return advantages, advantages
+
+    return estimate
+
+
+def advantages():
+    """The names of verl.trainer.ppo.core_algos and verl.trainer.ppo.ray_trainer that are touched."""
+    registry = {"grpo": _estimator(True), "rloo": _estimator(False)}
+    core = types.SimpleNamespace(ADV_ESTIMATOR_REGISTRY=registry)
+
+    def register_adv_est(name):
+        def decorator(fn):
+            if core.ADV_ESTIMATOR_REGISTRY.get(name, fn) != fn:
+                raise ValueError(f"Adv estimator {name} has already been registered")
+            core.ADV_ESTIMATOR_REGISTRY[name] = fn
+            return fn
+
+        return decorator
+
+    def get_adv_estimator_fn(name):
+        if name not in core.ADV_ESTIMATOR_REGISTRY:
+            raise ValueError(f"Unknown advantage estimator: {name}")
+        return core.ADV_ESTIMATOR_REGISTRY[name]
+
+    def compute_advantage(
+        data, adv_estimator, gamma=1.0, lam=1.0, num_repeat=1, norm_adv_by_std_in_grpo=True, config=None
+    ):
+        given = {name: data.batch[name] for name in ("token_level_rewards", "response_mask")} | {"config": config}
+        if "uid" in data.non_tensor_batch:
+            given["index"] = data.non_tensor_batch["uid"]
+        data.batch["advantages"], data.batch["returns"] = core.get_adv_estimator_fn(adv_estimator)(**given)
+        return data
+
+    core.register_adv_est, core.get_adv_estimator_fn = register_adv_est, get_adv_estimator_fn
+    return core, types.SimpleNamespace(compute_advantage=compute_advantage)
+
+
 def modules():
     """Module name -> module, for `sys.modules`."""
     registry = {}
+    core, trainer = advantages()
 
     def register(name):
         def decorator(cls):
@@ -102,4 +154,5 @@ def modules():
     made = {name: types.ModuleType(name) for name in contents}
     for name, names in contents.items():
         vars(made[name]).update(names)
-    return made
+    packages = {name: types.ModuleType(name) for name in ("verl.trainer", "verl.trainer.ppo")}
+    return made | packages | {"verl.trainer.ppo.core_algos": core, "verl.trainer.ppo.ray_trainer": trainer}
