@@ -1,9 +1,10 @@
 """One GRPO step against plain TRL's, part by part: rollout, update, whole step, and our own Python's share of a step.
 
-Both sides train the same policy on the same prompts with the same sizes (32 prompts × 8 completions, at most 256 new
-tokens, no gradient checkpointing, loss dapo, one accumulation step, no reference model) and sample their own
-completions, so lengths are the default's real ones. The reward is the outcome alone on both sides. They take turns in
-one process, warm, and the ratio is taken pair by pair.
+Both sides train the same policy on the same prompts with the quickstart's sizes (32 prompts × 8 completions, at most
+320 new tokens, no gradient checkpointing, loss dapo, one accumulation step, no reference model) and sample their own
+completions, so lengths are the default's real ones: at its start, or with `--model` of a run's checkpoint, later on.
+The reward is the outcome alone on both sides. They take turns in one process, warm, and the ratio is taken pair by
+pair. Our decode loop has the quickstart's one thread: with more, its idle threads would slow the other side down.
 
     python -m bench.step --pairs 5 --model cib_rl/data/quickstart/policy
 """
@@ -28,7 +29,7 @@ from cib_rl.countdown.problems import task_rows
 from cib_rl.recipe_io import load_recipe
 from cib_rl.trainers import run
 
-PROMPTS, GROUP, LIMIT = 32, 8, 256
+PROMPTS, GROUP, LIMIT = 32, 8, 320  # the quickstart's
 
 
 class Timed(TRLTrainer):
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--engine", default="transformers")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--engine-threads", default="null", help="engine.threads of our side; null: as many as --threads")
+    parser.add_argument("--engine-threads", default="1", help="engine.threads of our side; null: as many as --threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.pairs + arguments.warmup

@@ -62,13 +62,13 @@ def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage
     if ":" not in section.name and section.name not in stages:
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
     try:
-        stage = stages.get(section.name) or find_reward(section.name, context.base_dir)
+        stage: Any = stages.get(section.name) or find_reward(section.name, context.base_dir)
         parameters = keyword_parameters(stage, skip=0 if inspect.isclass(stage) else 3)
         keywords = check_keywords(section.name, stage, parameters, section.kwargs)
         if "context" in parameters:
             keywords["context"] = context
-        made: Stage = stage(**keywords) if inspect.isclass(stage) else partial(stage, **keywords)
-        return made
+        make: Callable[..., Stage] = stage if inspect.isclass(stage) else partial(partial, stage)
+        return make(**keywords)
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
 
