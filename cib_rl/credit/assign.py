@@ -63,12 +63,12 @@ def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
     try:
         stage: Any = stages.get(section.name) or find_reward(section.name, context.base_dir)
-        parameters = keyword_parameters(stage, skip=0 if inspect.isclass(stage) else 3)
+        is_class = inspect.isclass(stage)
+        parameters = keyword_parameters(stage, skip=0 if is_class else 3)
         keywords = check_keywords(section.name, stage, parameters, section.kwargs)
         if "context" in parameters:
             keywords["context"] = context
-        make: Callable[..., Stage] = stage if inspect.isclass(stage) else partial(partial, stage)
-        return make(**keywords)
+        return stage(**keywords) if is_class else partial(stage, **keywords)
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
 
