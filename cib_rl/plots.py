@@ -247,6 +247,40 @@ def plot_seeds(arms: Mapping[str, Sequence[tuple[float, float]]], path: str | Pa
     return _save(figure, path)
 
 
+def plot_curves(runs: Mapping[str, str | Path], path: str | Path, *, metric: str, label: str, scale: float = 1) -> Path:
+    """One panel per run with the running mean of a training metric, over those of all other runs in grey.
+
+    Args:
+        runs: name -> run folder. metric: a key of metrics.jsonl. label: of the vertical axis.
+
+    Raises UserError when a run has no such metric.
+    """
+    curves = {}
+    for name, folder in runs.items():
+        file = Path(folder) / "metrics.jsonl"
+        if not file.is_file():
+            raise UserError(f"{folder}: nothing to plot (no metrics.jsonl)")
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        steps, values = _series(rows, metric, scale)
+        if not steps:
+            raise UserError(f"{file}: no metric {metric!r}")
+        curves[name] = steps, running_mean(values, 5)[0]
+    columns = min(4, len(curves))
+    lines = -(-len(curves) // columns)
+    figure, axes = _figure(lines, columns, width=2.6 * columns, height=2.2 * lines, share=True)
+    for axis, name in zip(axes, curves, strict=False):
+        for other, curve in curves.items():
+            if other != name:
+                axis.plot(*curve, color=GREY, lw=0.7, alpha=0.35)
+        axis.plot(*curves[name], color=BLUE, lw=2)
+        _title(axis, name)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    figure.supxlabel("training step", fontsize=9.5)
+    figure.supylabel(label, fontsize=9.5)
+    return _save(figure, path)
+
+
 def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold")
 

@@ -106,3 +106,17 @@ def test_every_seed_is_a_mark_and_every_arm_one_more_at_its_mean(tmp_path, monke
     drawn = [tuple(point) for marks in figures[0].axes[0].collections for point in marks.get_offsets().tolist()]
     expected = [(100, 80), (110, 90), (105, 85), (150, 70), (150, 70)]
     assert np.allclose(drawn, expected)
+
+
+def test_curves_of_several_runs_are_one_panel_each_over_all_others(tmp_path, drawn):
+    runs = {name: _run(tmp_path / name, **{"cost": shift}) for name, shift in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    plots.plot_curves(runs, tmp_path / "c.png", metric="cost", label="cost", scale=10)
+    axes = [axis for axis in drawn[-1].axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in axes] == ["a", "b", "c"]
+    for axis, own in zip(axes, (10, 20, 30), strict=True):
+        assert sorted(line.get_ydata()[0] for line in axis.lines) == [10, 20, 30]
+        assert axis.lines[-1].get_ydata().tolist() == [own] * 20
+    with pytest.raises(UserError, match="no metric 'price'"):
+        plots.plot_curves(runs, tmp_path / "c.png", metric="price", label="")
+    with pytest.raises(UserError, match="nothing to plot"):
+        plots.plot_curves({"d": tmp_path / "d"}, tmp_path / "c.png", metric="cost", label="")
