@@ -11,6 +11,7 @@ from PIL import Image
 from cib_rl import plots
 from cib_rl.errors import UserError
 from cib_rl.evals.result import EvalResult, Sample
+from cib_rl.plots import style
 
 
 def _result(tokens: float, *, right: float = 0.7, kinds: bool = False) -> EvalResult:
@@ -38,8 +39,8 @@ def _run(folder, steps=20, *, evaluations=(), **metrics):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures in the order in which they are saved."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    figures, save = [], style.save
+    monkeypatch.setattr(style, "save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
     return figures
 
 
@@ -93,14 +94,14 @@ def test_arms_are_points_with_both_intervals(tmp_path, drawn):
 
 def test_running_mean_and_spread_against_a_plain_loop():
     values = [1.0, 5.0, 2.0, 8.0, 3.0, 3.0]
-    mean, spread = plots.running_mean(values, 3)
+    mean, spread = style.running_mean(values, 3)
     assert mean.tolist() == pytest.approx([3, 8 / 3, 5, 13 / 3, 14 / 3, 3])
     assert spread[1] == pytest.approx(np.std([1, 5, 2]))
 
 
 def test_every_seed_is_a_mark_and_every_arm_one_more_at_its_mean(tmp_path, monkeypatch):
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    figures, save = [], style.save
+    monkeypatch.setattr(style, "save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
     arms = {"a": [(100.0, 0.8), (110.0, 0.9)], "b": [(150.0, 0.7)]}
     assert plots.plot_seeds(arms, tmp_path / "seeds.png").stat().st_size > 5000
     drawn = [tuple(point) for marks in figures[0].axes[0].collections for point in marks.get_offsets().tolist()]

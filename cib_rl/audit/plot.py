@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from cib_rl.audit.audit import Audit
-from cib_rl.plots import BLUE, GREEN, GREY, ORANGE, RED, _figure, _save, _title
+from cib_rl.plots.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, title
 
 
 def plot_audit(audit: Audit, path: str | Path) -> Path:
     """Draw an audit as a PNG; returns its path."""
-    figure, axes = _figure(2, 2, width=10.4, height=7.4)
+    figure, axes = new_figure(2, 2, width=10.4, height=7.4)
     _lengths(axes[0], audit)
     _shortest(axes[1], audit)
     _outcomes(axes[2], audit)
@@ -22,7 +22,7 @@ def plot_audit(audit: Audit, path: str | Path) -> Path:
         _agreement(axes[3], audit.cost.taus)
     else:
         _after(axes[3], audit)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _lengths(axis: Axes, audit: Audit) -> None:
@@ -35,7 +35,7 @@ def _lengths(axis: Axes, audit: Audit) -> None:
         mean = f", mean {kept.mean():.0f}" if len(kept) else ""
         axis.stairs(heights, edges, fill=True, color=color, alpha=0.25)
         axis.stairs(heights, edges, color=color, lw=1.6, label=f"{name} ({len(kept):,}{mean})")
-    _title(axis, "Length")
+    title(axis, "Length")
     axis.set_xlabel("tokens per completion (longest 1% at the end)")
     axis.set_ylabel("completions (%)")
     axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
@@ -44,7 +44,7 @@ def _lengths(axis: Axes, audit: Audit) -> None:
 
 def _shortest(axis: Axes, audit: Audit) -> None:
     pairs = audit.shortest.pairs
-    _title(axis, "Shortest against mean right answer")
+    title(axis, "Shortest against mean right answer")
     if not len(pairs):
         _nothing(axis, "no problem has two right answers")
         return
@@ -64,7 +64,7 @@ def _outcomes(axis: Axes, audit: Audit) -> None:
     names, index = np.unique(audit.groups, return_inverse=True)
     right = np.bincount(index, audit.correct, len(names))
     share = right / np.bincount(index, minlength=len(names))
-    _title(axis, "Problems by share of right answers")
+    title(axis, "Problems by share of right answers")
     bars = (
         ("all wrong", RED, share == 0),
         ("mixed", GREEN, (share > 0) & (share < 1)),
@@ -87,7 +87,7 @@ def _outcomes(axis: Axes, audit: Audit) -> None:
 def _agreement(axis: Axes, taus: np.ndarray) -> None:
     axis.hist(taus, np.linspace(-1, 1, 22).tolist(), color=BLUE, alpha=0.85)
     axis.axvline(float(taus.mean()), color=ORANGE, lw=1.8, label=f"mean {taus.mean():.2f}")
-    _title(axis, "Surprisal cost against length, within problems")
+    title(axis, "Surprisal cost against length, within problems")
     axis.set_xlabel("Kendall τ-b of cost and length within a problem")
     axis.set_ylabel("problems")
     axis.legend(loc="upper left", frameon=False)
@@ -95,7 +95,7 @@ def _agreement(axis: Axes, taus: np.ndarray) -> None:
 
 def _after(axis: Axes, audit: Audit) -> None:
     shares = audit.after.shares
-    _title(axis, "Tokens after the answer first appears")
+    title(axis, "Tokens after the answer first appears")
     if not len(shares):
         _nothing(axis, "it cannot be seen where answers first appear")
         return

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cib_rl.evals.statistics import Estimate
-from cib_rl.plots import BLUE, GREEN, GREY, ORANGE, RED, _figure, _save, _title
+from cib_rl.plots.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, title
 from cib_rl.tryout.trial import Trial
 
 _POINTS = 4000  # dots drawn; more only make the file larger
@@ -17,12 +17,12 @@ _COLORS = {"HACK": RED, "shorter": ORANGE, "allowed": ORANGE, "no": GREEN}
 
 def plot_trial(trial: Trial, path: str | Path) -> Path:
     """Draw a trial as a PNG; returns its path."""
-    figure, axes = _figure(2, 2, width=10.4, height=7.4)
+    figure, axes = new_figure(2, 2, width=10.4, height=7.4)
     _histogram(axes[0], trial)
     _over_length(axes[1], trial)
     _agreements(axes[2], trial)
     _probes(axes[3], trial)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _sides(trial: Trial) -> list[tuple[str, str, np.ndarray]]:
@@ -44,7 +44,7 @@ def _histogram(axis: Axes, trial: Trial) -> None:
         heights, _ = np.histogram(np.clip(values[side], low, high), edges, weights=weights)
         axis.stairs(heights, edges, fill=True, color=color, alpha=0.25)
         axis.stairs(heights, edges, color=color, lw=1.6, label=f"{name} ({int(side.sum()):,})")
-    _title(axis, f"{trial.label}: values")
+    title(axis, f"{trial.label}: values")
     axis.set_xlabel("reward (outermost 0.5% at the ends)")
     axis.set_ylabel("completions (%)")
     axis.set_ylim(0, axis.get_ylim()[1] * 1.2)
@@ -59,7 +59,7 @@ def _over_length(axis: Axes, trial: Trial) -> None:
         axis.scatter(
             tokens[chosen], trial.judged.values[chosen], s=9, alpha=0.35, color=color, linewidths=0, label=name
         )
-    _title(axis, "Against length")
+    title(axis, "Against length")
     axis.set_xlim(0, 1.05 * float(np.quantile(tokens, 0.995)))
     axis.set_xlabel("tokens per completion (longest 0.5% not shown)")
     axis.set_ylabel("reward")
@@ -71,7 +71,7 @@ def _over_length(axis: Axes, trial: Trial) -> None:
 
 def _agreements(axis: Axes, trial: Trial) -> None:
     shown = [a for a in trial.agreements if a.within.value is not None][::-1]
-    _title(axis, "Goes along with, within problems")
+    title(axis, "Goes along with, within problems")
     if not shown:
         _nothing(axis, "the reward is the same for all completions of each problem")
         return
@@ -83,7 +83,7 @@ def _agreements(axis: Axes, trial: Trial) -> None:
 
 def _probes(axis: Axes, trial: Trial) -> None:
     shown = [p for p in trial.probes if p.made][::-1]
-    _title(axis, "Probes: gain over the honest one")
+    title(axis, "Probes: gain over the honest one")
     if not shown:
         _nothing(axis, "no probe was made")
         return

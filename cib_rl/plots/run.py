@@ -1,4 +1,4 @@
-"""Pictures of a run and of its evaluations, as PNG files. Colours stay apart for colour-blind readers and in print."""
+"""Pictures of a run and of its evaluations, as PNG files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cib_rl.errors import UserError
+from cib_rl.plots import style
+from cib_rl.plots.style import BLUE, GREY, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from cib_rl.evals.result import EvalResult
-
-# Okabe & Ito's palette without its yellow, which is too light for lines.
-BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#777777"
-PALETTE = (BLUE, RED, GREEN, PINK, ORANGE, SKY, GREY)
-MARKERS = "osD^vPX"
 
 # metric, title, axis label, scale, the held-out evaluation's name for it (None: not evaluated), fixed lower end at 0
 _PANELS: tuple[tuple[str, str, str, float, str | None, bool], ...] = (
@@ -78,13 +74,13 @@ def plot_training(folder: str | Path, path: str | Path) -> Path:
         raise UserError(f"{file}: nothing to plot (no step has been logged)")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = _figure(lines, columns, width=4.1 * columns, height=2.9 * lines)
+    figure, axes = style.new_figure(lines, columns, width=4.1 * columns, height=2.9 * lines)
     for axis, (name, title, label, scale, evaluated, from_zero) in zip(axes, panels, strict=False):
-        steps, values = _series(rows, name, scale)
+        steps, values = style.series(rows, name, scale)
         _curve(axis, steps, values)
         if evaluated is not None:
             _evaluations(axis, rows, f"eval/{evaluated}", scale)
-        _title(axis, title)
+        style.title(axis, title)
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
         if from_zero and min(values, default=0) >= 0:
@@ -96,12 +92,7 @@ def plot_training(folder: str | Path, path: str | Path) -> Path:
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3, frameon=False)
     figure.align_ylabels()
-    return _save(figure, path)
-
-
-def _series(rows: Sequence[Mapping[str, Any]], name: str, scale: float) -> tuple[list[float], list[float]]:
-    pairs = [(row["step"], row[name] * scale) for row in rows if row.get(name) is not None]
-    return [float(step) for step, _ in pairs], [float(value) for _, value in pairs]
+    return style.save(figure, path)
 
 
 def _curve(axis: Axes, steps: Sequence[float], values: Sequence[float]) -> None:
@@ -111,16 +102,9 @@ def _curve(axis: Axes, steps: Sequence[float], values: Sequence[float]) -> None:
               ms=3.5, label="training" if few else None)  # fmt: skip
     if few:
         return
-    mean, spread = running_mean(values, max(5, len(values) // 12))
+    mean, spread = style.running_mean(values, max(5, len(values) // 12))
     axis.plot(steps, mean, color=BLUE, lw=2, label="training (running mean ± sd)")
     axis.fill_between(steps, mean - spread, mean + spread, color=BLUE, alpha=0.15, lw=0)
-
-
-def running_mean(values: Sequence[float], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centred mean and standard deviation over `width` neighbours, fewer at both ends. Shapes (T,)."""
-    array, half = np.asarray(values, dtype=np.float64), width // 2
-    windows = [array[max(0, i - half) : i + half + 1] for i in range(len(array))]
-    return np.array([w.mean() for w in windows]), np.array([w.std() for w in windows])
 
 
 def _evaluations(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str, scale: float) -> None:
@@ -132,23 +116,7 @@ def _evaluations(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str, scale
     if not points:
         return
     steps, value, low, high = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
-    _bars(axis, steps, value, yrange=(low, high), color=RED, marker="D", label="held out (95%)")
-
-
-def _bars(
-    axis: Axes, x: Any, y: Any, *, yrange: Any, xrange: Any = None, color: str, marker: str, label: str | None
-) -> None:
-    """Points with interval bars given by their ends (NaN: no bar)."""
-
-    def reach(centre: Any, ends: Any) -> np.ndarray | None:
-        if ends is None:
-            return None
-        low, high = (np.atleast_1d(np.asarray(end, dtype=np.float64)) for end in ends)
-        middle = np.atleast_1d(np.asarray(centre, dtype=np.float64))
-        return np.nan_to_num(np.clip(np.stack([middle - low, high - middle]), 0, None))
-
-    axis.errorbar(x, y, yerr=reach(y, yrange), xerr=reach(x, xrange), fmt=marker, ms=6, color=color, mec="white",
-                  mew=0.8, elinewidth=1.6, capsize=3, capthick=1.2, zorder=5, clip_on=False, label=label)  # fmt: skip
+    style.bars(axis, steps, value, yrange=(low, high), color=RED, marker="D", label="held out (95%)")
 
 
 def plot_tokens(
@@ -158,7 +126,7 @@ def plot_tokens(
     sides = [result.columns() for result in (before, after)]
     longest = max(float(side["tokens"].max(initial=1.0)) for side in sides)
     edges = np.linspace(0, longest * 1.02, 36).tolist()
-    figure, axes = _figure(1, 2, width=9.2, height=3.6, share=True)
+    figure, axes = style.new_figure(1, 2, width=9.2, height=3.6, share=True)
     for axis, (title, right) in zip(axes, (("Right answers", True), ("Wrong answers", False)), strict=True):
         for side, name, color in zip(sides, names, (GREY, BLUE), strict=True):
             kept = side["tokens"][side["right"] == right]
@@ -170,14 +138,14 @@ def plot_tokens(
             axis.stairs(heights, edges, color=color, lw=1.6, label=text)
             if len(kept):
                 axis.axvline(float(kept.mean()), ymax=0.78, color=color, ls="--", lw=1.4)
-        _title(axis, title)
+        style.title(axis, title)
         axis.set_xlabel("tokens per answer")
         axis.legend(loc="upper right", frameon=False)
     axes[0].set_ylabel("share of all answers (%)")
     axes[0].set_xlim(0, edges[-1])
     # Room above the bars, so that no legend hides one.
     axes[0].set_ylim(0, axes[0].get_ylim()[1] * 1.25)
-    return _save(figure, path)
+    return style.save(figure, path)
 
 
 def plot_kinds(
@@ -191,7 +159,7 @@ def plot_kinds(
     kinds = sorted(sides[0], key=lambda kind: sides[0][kind].value or 0)
     if not kinds:
         raise UserError("these results hold no numbers named kind/...: nothing to plot")
-    figure, (axis,) = _figure(1, 1, width=7.2, height=0.42 * len(kinds) + 1.3)
+    figure, (axis,) = style.new_figure(1, 1, width=7.2, height=0.42 * len(kinds) + 1.3)
     for side, name, color, shift in zip(sides, names, (GREY, BLUE), (0.2, -0.2), strict=True):
         values = [side[kind].value or 0 if kind in side else 0 for kind in kinds]
         ends = [[getattr(side[kind], end) if kind in side else None for kind in kinds] for end in ("low", "high")]
@@ -201,110 +169,7 @@ def plot_kinds(
                   error_kw={"elinewidth": 1.2, "ecolor": "#222222", "capsize": 2})  # fmt: skip
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel("tokens per answer (mean, 95% interval)")
-    _title(axis, "What the tokens are spent on")
+    style.title(axis, "What the tokens are spent on")
     axis.grid(visible=False, axis="y")
     axis.legend(loc="lower right", frameon=False)
-    return _save(figure, path)
-
-
-def plot_arms(arms: Mapping[str, EvalResult], path: str | Path, *, tokens: str = "tokens/mean") -> Path:
-    """Accuracy over tokens, one point per arm with both 95% intervals. `tokens` may be `tokens/right`."""
-    labels = {"tokens/mean": "tokens per answer", "tokens/right": "tokens per right answer"}
-    figure, (axis,) = _figure(1, 1, width=7.4, height=4.2)
-    for index, (name, result) in enumerate(arms.items()):
-        estimates = result.estimates()
-        length, accuracy = estimates[tokens], estimates["accuracy"]
-        if length.value is None or accuracy.value is None:
-            continue
-        ends = [(e.low if e.low is not None else np.nan, e.high if e.high is not None else np.nan)
-                for e in (length, accuracy)]  # fmt: skip
-        _bars(axis, length.value, 100 * accuracy.value, xrange=ends[0], yrange=tuple(100 * e for e in ends[1]),
-              color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], label=name)  # fmt: skip
-    axis.set_xlabel(f"{labels.get(tokens, tokens)} (mean, 95% interval)")
-    axis.set_ylabel("right answers (%, 95% interval)")
-    axis.margins(0.12)
-    figure.legend(loc="outside right upper", frameon=False)
-    return _save(figure, path)
-
-
-def plot_seeds(arms: Mapping[str, Sequence[tuple[float, float]]], path: str | Path) -> Path:
-    """Accuracy over tokens per answer: one small mark per training seed, a large one at each arm's mean.
-
-    Args:
-        arms: name -> (tokens, accuracy between 0 and 1) of each seed.
-    """
-    figure, (axis,) = _figure(1, 1, width=7.4, height=4.2)
-    for index, (name, points) in enumerate(arms.items()):
-        tokens, accuracy = np.array(points, dtype=np.float64).T
-        look: Any = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "clip_on": False}
-        axis.scatter(tokens, 100 * accuracy, s=26, alpha=0.55, linewidths=0, **look)
-        label = f"{name} ({len(points)})"
-        axis.scatter(tokens.mean(), 100 * accuracy.mean(), s=90, edgecolors="white", zorder=5, label=label, **look)
-    axis.set_xlabel("tokens per answer (mean)")
-    axis.set_ylabel("right answers (%)")
-    axis.margins(0.12)
-    figure.legend(loc="outside right upper", frameon=False, title="large: mean of (seeds)")
-    return _save(figure, path)
-
-
-def plot_curves(runs: Mapping[str, str | Path], path: str | Path, *, metric: str, label: str, scale: float = 1) -> Path:
-    """One panel per run with the running mean of a training metric, over those of all other runs in grey.
-
-    Args:
-        runs: name -> run folder. metric: a key of metrics.jsonl. label: of the vertical axis.
-
-    Raises UserError when a run has no such metric.
-    """
-    curves = {}
-    for name, folder in runs.items():
-        file = Path(folder) / "metrics.jsonl"
-        if not file.is_file():
-            raise UserError(f"{folder}: nothing to plot (no metrics.jsonl)")
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        steps, values = _series(rows, metric, scale)
-        if not steps:
-            raise UserError(f"{file}: no metric {metric!r}")
-        curves[name] = steps, running_mean(values, 5)[0]
-    columns = min(4, len(curves))
-    lines = -(-len(curves) // columns)
-    figure, axes = _figure(lines, columns, width=2.6 * columns, height=2.2 * lines, share=True)
-    for axis, name in zip(axes, curves, strict=False):
-        for other, curve in curves.items():
-            if other != name:
-                axis.plot(*curve, color=GREY, lw=0.7, alpha=0.35)
-        axis.plot(*curves[name], color=BLUE, lw=2)
-        _title(axis, name)
-    for axis in axes[len(curves) :]:
-        axis.set_visible(False)
-    figure.supxlabel("training step", fontsize=9.5)
-    figure.supylabel(label, fontsize=9.5)
-    return _save(figure, path)
-
-
-def _title(axis: Axes, text: str) -> None:
-    axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold")
-
-
-def _figure(lines: int, columns: int, *, width: float, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure in the house style that never opens a window, and its axes row by row."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.8,
-        "xtick.color": "#444444", "ytick.color": "#444444", "axes.labelcolor": "#222222",
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(lines, columns, squeeze=False, sharex=share, sharey=share)
-    return figure, list(axes.ravel())
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return style.save(figure, path)
