@@ -12,15 +12,22 @@ from cib_rl.trajectory import Trajectory
 
 # Columns of the task row that TRL does not pass on either.
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
+_POSITIONAL = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+)
 
 
 def is_trl_style(plugin: Any) -> bool:
-    """True for a function with a parameter `prompts` or `completions`."""
+    """True for a function that names `prompts`, `completions` or `completion_ids`, or has no place for trajectories."""
     try:
-        names = inspect.signature(plugin).parameters
+        parameters = inspect.signature(plugin).parameters
     except (TypeError, ValueError):
         return False
-    return "completions" in names or "prompts" in names
+    if {"prompts", "completions", "completion_ids"} & set(parameters):
+        return True
+    return not any(p.kind in _POSITIONAL for p in parameters.values())  # f(**kwargs), as TRL calls it
 
 
 @dataclass
