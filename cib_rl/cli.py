@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from cib_rl.audit.command import audit
 from cib_rl.errors import UserError
+from cib_rl.grams.commands import grams_app
 from cib_rl.tryout.commands import rewards_app
 from cib_rl.version import __version__
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(help="List, show or copy the shipped recipes.", **_SETTINGS)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(grams_app, name="grams")
 app.command()(audit)
 
 RecipeArgument = Annotated[

@@ -46,16 +46,24 @@ def load_grams(grams: str | Path | Sequence[str], base_dir: Path = Path()) -> li
     if not isinstance(grams, str | Path):
         return _checked([(f"entry {number}", gram) for number, gram in enumerate(grams)], "grams")
     file = base_dir / Path(grams).expanduser()
+    if file.suffix == ".json":
+        return _checked([(f"entry {n}", entry.gram) for n, entry in enumerate(read_grams(file).grams)], str(file))
+    lines = [(f"line {n}", line.strip()) for n, line in enumerate(_text(file).splitlines(), start=1)]
+    return _checked([(where, line) for where, line in lines if line and not line.startswith("#")], str(file))
+
+
+def read_grams(file: Path) -> GramFile:
+    """A JSON file of grams, with all that it says of them. Raises UserError as `load_grams` does."""
+    return _parsed(_text(file), file)
+
+
+def _text(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"grams: cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"grams: {file} is not UTF-8 text (byte {error.start})") from error
-    if file.suffix == ".json":
-        return _checked([(f"entry {n}", entry.gram) for n, entry in enumerate(_parsed(text, file).grams)], str(file))
-    lines = [(f"line {n}", line.strip()) for n, line in enumerate(text.splitlines(), start=1)]
-    return _checked([(where, line) for where, line in lines if line and not line.startswith("#")], str(file))
 
 
 def _parsed(text: str, file: Path) -> GramFile:
