@@ -154,7 +154,7 @@ def test_the_outcome_fits_the_rows(tmp_path):
 
 
 def test_options_stand_for_sections_of_a_recipe():
-    assert as_mapping(["prior={name: laplace}", "prior.target=3", "a=x"]) == {
+    assert as_mapping(["prior={name: laplace}", "prior.target=3", "a=x"], "--set") == {
         "prior": {"name": "laplace", "target": 3},
         "a": "x",
     }
