@@ -80,6 +80,18 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     return found
 
 
+def check_plugins(recipe: Recipe, base_dir: Path | None = None) -> None:
+    """Find rewards, priors and credit stages, and check their keys. Raises UserError; nothing is built or loaded."""
+    base = base_dir or Path.cwd()
+    for section in recipe.rewards:
+        _reward(section, recipe, base, [])
+        if isinstance(prior := section.kwargs.get("prior"), dict):
+            from cib_rl.priors import find_prior
+
+            find_prior(prior, base)
+    _credit(recipe, base)
+
+
 def _output(recipe: Recipe, base: Path, resuming: bool) -> tuple[Status, str]:
     folder = base / recipe.output
     if recipe.run_name and not resuming:
