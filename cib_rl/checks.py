@@ -12,6 +12,8 @@ from typing import Any, Literal
 from cib_rl.errors import UserError
 from cib_rl.memory import ASSUMED_PROMPT, Shape, shape_from_name, shape_of
 from cib_rl.recipe import Recipe, RewardSection, TaskSection
+from cib_rl.run_folder import require_folder, require_free
+from cib_rl.trackers import trackers
 
 Status = Literal["ok", "failed", "unchecked"]
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -72,24 +74,30 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     found.run("credit", lambda: _credit(recipe, base))
     found.run("layout", lambda: _layout(recipe, devices))
     found.run("engine", lambda: _engine(recipe))
+    found.run("logging", lambda: _logging(recipe))
     if recipe.trainer.deepspeed:
         found.run("trainer.deepspeed", lambda: _deepspeed(base / str(recipe.trainer.deepspeed)))
     return found
+
+
+def check_plugins(recipe: Recipe, base_dir: Path | None = None) -> None:
+    """Find rewards, priors and credit stages, and check their keys. Raises UserError; nothing is built or loaded."""
+    base = base_dir or Path.cwd()
+    for section in recipe.rewards:
+        _reward(section, recipe, base, [])
+        if isinstance(prior := section.kwargs.get("prior"), dict):
+            from cib_rl.priors import find_prior
+
+            find_prior(prior, base)
+    _credit(recipe, base)
 
 
 def _output(recipe: Recipe, base: Path, resuming: bool) -> tuple[Status, str]:
     folder = base / recipe.output
     if recipe.run_name and not resuming:
         folder = folder / recipe.run_name
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"output folder {folder} is in use; give another run_name or output, or --resume {folder}")
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not parent.is_dir():
-        raise UserError(f"output: {parent} is a file; a folder is needed")
-    import os
-
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"output: {parent} cannot be written to")
+        require_free(folder)
+    require_folder(folder)
     return "ok", str(folder)
 
 
@@ -106,8 +114,7 @@ def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, S
             raise UserError(
                 f"{resolved} cannot be read as a causal language model: {str(error).splitlines()[0]}"
             ) from None
-        shape_guess = shape_from_name(resolved)
-        return "unchecked", f"{resolved}: would be downloaded", shape_guess
+        return "unchecked", f"no folder {resolved}; would be downloaded from the hub", shape_from_name(resolved)
     if local and not any(next(Path(resolved).glob(pattern), None) for pattern in _WEIGHTS):
         raise UserError(f"{resolved} has a config.json but no weights ({' or '.join(_WEIGHTS)})")
     where = resolved if local else f"{resolved} (in the local cache)"
@@ -142,9 +149,9 @@ def _prior(key: str, spec: dict[str, Any], label: str, base: Path, found: Findin
 def _tokenizer(recipe: Recipe, base: Path, out: list[Any]) -> tuple[Status, str]:
     from cib_rl.models import load_tokenizer, resolve_model
 
-    resolved = resolve_model(recipe.tokenizer or recipe.model, base)
+    resolved = resolve_model(recipe.tokenizer or recipe.model, base, "tokenizer" if recipe.tokenizer else "model")
     if not Path(resolved).is_dir():
-        return "unchecked", f"{resolved}: would be downloaded"
+        return "unchecked", f"no folder {resolved}; would be downloaded from the hub"
     tokenizer = load_tokenizer(resolved)
     out.append(tokenizer)
     template = "with" if getattr(tokenizer, "chat_template", None) else "without"
@@ -261,6 +268,11 @@ def _engine(recipe: Recipe) -> tuple[Status, str]:
     if recipe.trainer.deepspeed and importlib.util.find_spec("deepspeed") is None:
         raise UserError('trainer.deepspeed: DeepSpeed is not installed: pip install "cib-rl[deepspeed]"')
     return "ok", recipe.engine.name
+
+
+def _logging(recipe: Recipe) -> tuple[Status, str]:
+    tensorboard = ["tensorboard"] if recipe.logging.tensorboard else []
+    return "ok", ", ".join(["metrics.jsonl", *tensorboard, *trackers(recipe.logging)])
 
 
 def _deepspeed(path: Path) -> tuple[Status, str]:

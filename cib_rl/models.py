@@ -15,31 +15,31 @@ from cib_rl.errors import UserError
 SHIPPED = Path(__file__).parent / "data"
 
 
-def resolve_model(reference: str, base_dir: Path) -> str:
+def resolve_model(reference: str, base_dir: Path, key: str = "model") -> str:
     """What `from_pretrained` is to load for a recipe's `model`.
 
     `shipped:NAME` is a folder of the package's data; a run folder means its newest checkpoint; a path is taken relative
-    to `base_dir`; anything else is a hub id. Raises UserError for a folder that is no model.
+    to `base_dir`; anything else is a hub id. Raises UserError, with the recipe's `key`, for a folder that is no model.
     """
     if reference.startswith("shipped:"):
         path = SHIPPED / reference.removeprefix("shipped:")
         if not path.is_dir():
             raise UserError(
-                f"model: no shipped weights {reference!r}; the package holds "
+                f"{key}: no shipped weights {reference!r}; the package holds "
                 + ", ".join(f"shipped:{p.parent.relative_to(SHIPPED)}" for p in sorted(SHIPPED.rglob("config.json")))
             )
         return str(path)
     path = base_dir / Path(reference).expanduser()
     if not path.exists():
         if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
-            raise UserError(f"model: no folder {path}")
+            raise UserError(f"{key}: no folder {path}")
         return reference
     if (path / "checkpoints").is_dir():
         from cib_rl.trainers.checkpoint import find_checkpoint
 
         path = find_checkpoint(path)
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-        raise UserError(f"model: {path} is no model folder (it has neither config.json nor adapter_config.json)")
+        raise UserError(f"{key}: {path} is no model folder (it has neither config.json nor adapter_config.json)")
     return str(path)
 
 
@@ -65,7 +65,11 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(reference)
     except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer: cannot load one from {reference!r}: {error}") from error
+        if Path(reference).is_dir():
+            raise UserError(f"tokenizer: cannot load one from {reference!r}: {error}") from error
+        raise UserError(
+            f"model: there is no folder {reference!r}, and as a hub id it cannot be loaded: {error}"
+        ) from error
     # A folder without tokenizer files gives an empty tokenizer instead of an error.
     if not tokenizer.encode("1 + 1 = 2", add_special_tokens=False):
         raise UserError(f"tokenizer: cannot load one from {reference!r}: it encodes text to no tokens")

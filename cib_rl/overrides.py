@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -9,25 +10,27 @@ from typing import Any
 from cib_rl.errors import RecipeError
 from cib_rl.yaml_lines import Path_, parse_scalar
 
+_EXAMPLES = {"--set": ", for example trainer.steps=20", "--columns": ", for example completion=response"}
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Split `a.b=value`; the value is YAML. Raises RecipeError."""
+
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Split `a.b=value`; the value is YAML. Raises RecipeError, which names the command line's `option`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {text}: expected KEY=VALUE, for example trainer.steps=20")
+        raise RecipeError(f"{option} {text}: expected KEY=VALUE{_EXAMPLES.get(option, '')}")
     try:
         return key.strip(), parse_scalar(value)
     except ValueError as error:
-        raise RecipeError(f"--set {text}: the value is not valid YAML: {error}") from None
+        raise RecipeError(f"{option} {text}: the value is not valid YAML: {error}") from None
 
 
-def as_pairs(overrides: Iterable[str] | Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+def as_pairs(overrides: Iterable[str] | Mapping[str, Any], option: str = "--set") -> list[tuple[str, Any, str]]:
     """(dotted key, value, its name in errors) for strings `a.b=c` or a mapping, whose nested dicts are merged."""
     if isinstance(overrides, str):  # a lone string would be read letter by letter
         overrides = [overrides]
     if isinstance(overrides, Mapping):
         return [(key, value, f"override {key}={value!r}") for key, value in _flatten(overrides)]
-    return [(*parse_assignment(text), f"--set {text}") for text in overrides]
+    return [(*parse_assignment(text, option), f"{option} {text}") for text in overrides]
 
 
 def apply_override(data: dict[str, Any], key: str, value: Any, origin: str) -> Path_:
@@ -51,6 +54,19 @@ def apply_override(data: dict[str, Any], key: str, value: Any, origin: str) -> P
         else:
             here = here[step]
     return path
+
+
+def differences(before: Any, after: Any, key: str = "") -> list[str]:
+    """`a.b: 1 → 2` for every dotted key in which two recipes, as plain data, differ."""
+    if before == after:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        pairs = [(name, before.get(name), after.get(name)) for name in {**before, **after}]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, after, strict=True))]
+    else:
+        return [f"{key}: {json.dumps(before, ensure_ascii=False)} → {json.dumps(after, ensure_ascii=False)}"]
+    return [line for name, old, new in pairs for line in differences(old, new, f"{key}.{name}" if key else name)]
 
 
 def _index(items: list[Any], part: str, where: str, origin: str) -> int:

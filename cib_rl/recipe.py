@@ -44,13 +44,15 @@ class TaskSection(PluginSection):
 class EnvironmentSection(PluginSection):
     """How an episode runs. Length limits have no default."""
 
-    name: str = "single_turn"
+    name: str = Field("single_turn", description="single_turn, or package.module:Class of your own")
     max_completion_length: int = Field(ge=1, description="policy tokens per episode")
     max_turn_length: int | None = Field(None, ge=1, description="policy tokens per turn; default: the episode's limit")
     system: str | None = Field(None, description="system message (only with a chat template)")
     suffix: str = Field("", description="text added after each prompt, e.g. an instruction to box the answer")
     chat_template: Literal["auto", "always", "never"] = Field("auto", description="auto: when the tokenizer has one")
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the chat template, e.g. enable_thinking: false"
+    )
     answer: str = Field("tag", description="where the answer is: tag, boxed, hash, last_line, or regex:<pattern>")
     stop: list[str] = Field(default_factory=list, description="stop strings")
     timeout: float | None = Field(None, gt=0, description="seconds per generation")
@@ -59,12 +61,12 @@ class EnvironmentSection(PluginSection):
 class EngineSection(Section):
     """The engine that samples completions."""
 
-    name: Literal["transformers", "vllm"] = "transformers"
-    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
-    max_model_len: int | None = None
+    name: Literal["transformers", "vllm"] = Field("transformers", description="transformers runs anywhere")
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm on GPU: its share of the device's memory")
+    max_model_len: int | None = Field(None, description="prompt and completion together; default: what the model holds")
     max_num_seqs: int = Field(256, ge=1, description="requests in the running batch")
-    dtype: str | None = Field(None, description="default: the policy's")
-    tensor_parallel_size: int = Field(1, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="vllm: default the policy's")
+    tensor_parallel_size: int = Field(1, ge=1, description="vllm: GPUs per engine")
     threads: int | None = Field(
         None, ge=1, description="transformers on CPUs: threads of a decode step; default: as many as the update has"
     )
@@ -78,20 +80,21 @@ class EngineSection(Section):
 class SamplingSection(Section):
     """How completions are sampled in training."""
 
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    min_p: float = Field(0.0, ge=0, lt=1)
-    repetition_penalty: float = Field(1.0, gt=0)
-    min_tokens: int = Field(0, ge=0)
+    temperature: float = Field(1.0, gt=0, description="also that of the log-probabilities trained on")
+    top_p: float = Field(1.0, gt=0, le=1, description="1: off")
+    top_k: int = Field(0, ge=0, description="0: off")
+    min_p: float = Field(0.0, ge=0, lt=1, description="0: off")
+    repetition_penalty: float = Field(1.0, gt=0, description="1: off")
+    min_tokens: int = Field(0, ge=0, description="no end of sequence before so many tokens")
     group_size: int = Field(8, ge=1, description="completions per prompt")
 
 
 class RewardSection(PluginSection):
-    """One reward: built-in name, entry point, package.module:name or path/file.py:name."""
+    """One reward. Its other keys are the reward's own keywords."""
 
+    name: str = Field(description="built-in name, entry point, package.module:name or path/file.py:name")
     kind: Literal["outcome", "shaping"] | None = Field(None, description="default: what the plugin declares")
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0, allow_inf_nan=False, description="factor in the sum of rewards")
     label: str | None = Field(None, description="name in logs; default: the reward's name")
     only_when_correct: bool = Field(False, description="shaping: count only for successful completions")
     weight_schedule: dict[int, float] | None = Field(
@@ -116,18 +119,22 @@ class SuccessSection(Section):
 
 
 class CreditSection(PluginSection):
-    """A stage of credit assignment: a built-in one, package.module:function or path/file.py:function.
+    """A stage of credit assignment. Its other keys are the stage's own keywords.
 
     First a baseline: `group` (keys scale, floor, epsilon, leave_one_out, token_rewards) or `gdpo` (epsilon); then those
     that reshape what it gave, such as `difficulty`.
     """
 
+    name: str = Field(description="group, gdpo, difficulty, package.module:function or path/file.py:function")
+
 
 class FilterSection(Section):
     """Replacement of groups that carry no signal (training only)."""
 
-    zero_variance: Literal["off", "outcome", "total"] = "off"
-    tolerance: float = Field(1e-6, ge=0)
+    zero_variance: Literal["off", "outcome", "total"] = Field(
+        "off", description="replace groups in which all completions have the same outcome, or the same total reward"
+    )
+    tolerance: float = Field(1e-6, ge=0, description="values that differ by no more are the same")
     max_extra_groups: float = Field(1.0, ge=0, description="cap on replacement groups, in multiples of the batch")
 
 
@@ -137,8 +144,8 @@ class ImportanceSection(Section):
     enabled: Literal["auto"] | bool = Field(
         "auto", description="auto: on for every engine but the one that samples from the trainer's own weights"
     )
-    clip_max: float = Field(2.0, gt=0)
-    clip_min: float = Field(0.0, ge=0)
+    clip_max: float = Field(2.0, gt=0, description="largest weight")
+    clip_min: float = Field(0.0, ge=0, description="smallest weight")
     allow_truncated_sampling: bool = Field(False, description="insist, although top_p, top_k, … bias the ratio")
 
     def applies_to(self, engine: str) -> bool:
@@ -149,32 +156,42 @@ class ImportanceSection(Section):
 class TrainerSection(Section):
     """The optimisation. Batch sizes count over all processes."""
 
-    name: Literal["grpo"] = "grpo"
-    steps: int = Field(ge=1)
+    name: Literal["grpo"] = Field("grpo", description="the only one yet")
+    steps: int = Field(ge=1, description="optimizer steps")
     prompts_per_step: int = Field(ge=1, description="groups per optimizer step")
     micro_batch_size: int | None = Field(None, ge=1, description="completions per forward-backward and process")
     token_budget: int | None = Field(None, ge=1, description="tokens per forward pass: like lengths go together")
-    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"] = "dapo"
-    importance_level: Literal["token", "sequence"] = "token"
-    learning_rate: float = Field(gt=0)
-    schedule: str = "constant_with_warmup"
-    warmup_ratio: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    epsilon: float = Field(0.2, gt=0)
-    epsilon_high: float | None = Field(None, gt=0)
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"] = Field(
+        "dapo", description="TRL's loss_type"
+    )
+    importance_level: Literal["token", "sequence"] = Field("token", description="TRL's importance_sampling_level")
+    learning_rate: float = Field(gt=0, description="of AdamW")
+    schedule: Literal[
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+    ] = Field("constant_with_warmup", description="of the learning rate; `constant` alone ignores warmup_ratio")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    adam_beta2: float = Field(0.999, gt=0, lt=1, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    epsilon: float = Field(0.2, gt=0, description="the ratio is clipped to 1 - epsilon")
+    epsilon_high: float | None = Field(None, gt=0, description="and to 1 + epsilon_high; default: epsilon")
     kl: float = Field(0.0, ge=0, description="coefficient of the KL term against the reference (the start)")
     num_iterations: int = Field(1, ge=1, description="passes over each window of completions")
     steps_per_window: int = Field(1, ge=1, description="optimizer steps per window of completions")
-    mask_truncated: bool = False
-    gradient_checkpointing: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    autocast_bf16: bool = False
-    filter: FilterSection = Field(default_factory=FilterSection)
-    importance: ImportanceSection = Field(default_factory=ImportanceSection)
+    mask_truncated: bool = Field(False, description="leave completions that a limit cut off out of the loss")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the policy's weights")
+    autocast_bf16: bool = Field(False, description="forward and backward in bfloat16, weights in dtype")
+    filter: FilterSection = Field(default_factory=FilterSection, description="groups without a signal")
+    importance: ImportanceSection = Field(default_factory=ImportanceSection, description="engine against trainer")
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
-    keep_checkpoints: int | None = Field(None, ge=1)
+    keep_checkpoints: int | None = Field(None, ge=1, description="the newest so many; default: all")
     deepspeed: str | None = Field(None, description="path of a DeepSpeed configuration")
 
 
@@ -204,31 +221,33 @@ class BudgetSection(Section):
 class LoraSection(Section):
     """Low-rank adapters instead of full fine-tuning."""
 
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    r: int = Field(16, ge=1, description="rank")
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
+    target_modules: str | list[str] = Field("all-linear", description="PEFT's: a pattern, or a list of name endings")
 
 
 class EvaluationSection(Section):
     """Held-out evaluation before, during and after training, on the same environment, engine and grading."""
 
-    task: TaskSection | None = None
-    problems: int = Field(500, ge=1)
-    samples: int = Field(1, ge=1)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    task: TaskSection | None = Field(None, description="the held-out rows; must be given")
+    problems: int = Field(500, ge=1, description="the first so many rows")
+    samples: int = Field(1, ge=1, description="answers per problem")
+    temperature: float = Field(1.0, ge=0, description="0: the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="1: off")
     every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
-    before: bool = True
-    after: bool = True
-    seed: int = 1234
+    before: bool = Field(True, description="evaluate before training")
+    after: bool = Field(True, description="evaluate after training")
+    seed: int = Field(1234, description="of the samples")
 
 
 class LoggingSection(Section):
-    tensorboard: bool = True
-    trackio: bool = False
-    wandb: bool = False
-    every: int = Field(1, ge=1)
+    """Where metrics go beside RUN/metrics.jsonl."""
+
+    tensorboard: bool = Field(True, description="RUN/tensorboard")
+    trackio: bool = Field(False, description="needs the package trackio")
+    wandb: bool = Field(False, description="needs the package wandb")
+    every: int = Field(1, ge=1, description="steps between lines of metrics")
     trajectories: bool = Field(True, description="save every trajectory as parquet")
 
 
@@ -237,9 +256,9 @@ class Recipe(Section):
 
     model: str = Field(description="hub id, folder, run or checkpoint; shipped:NAME for weights in the package")
     tokenizer: str | None = Field(None, description="default: the model's")
-    seed: int = 0
-    deterministic: bool = False
-    output: str = "runs"
+    seed: int = Field(0, description="of prompts, samples and the optimisation")
+    deterministic: bool = Field(False, description="fixed batches and order: runs repeat to the last digit")
+    output: str = Field("runs", description="folder in which the run folder is made")
     run_name: str | None = Field(None, description="default: recipe name and time")
     task: TaskSection
     environment: EnvironmentSection

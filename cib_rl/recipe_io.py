@@ -37,8 +37,16 @@ def list_recipes() -> list[str]:
     return sorted(name for name in names if not name.startswith("launch/"))
 
 
+def list_launch_files() -> list[str]:
+    """Names of the shipped launch configurations: YAML for accelerate, JSON for DeepSpeed."""
+    root = recipes_dir()
+    return sorted(path.relative_to(root).as_posix() for path in (root / "launch").iterdir())
+
+
 def recipe_summary(name: str) -> str:
-    """The first comment line of a shipped recipe."""
+    """The first comment line of a shipped recipe or launch configuration."""
+    if name.endswith(".json"):  # JSON has no comments
+        return "DeepSpeed configuration, for trainer.deepspeed."
     first = find_recipe(name).read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
 
@@ -56,10 +64,9 @@ def find_recipe(ref: str | Path) -> Path:
     name = str(ref).removesuffix(".yaml").removesuffix(".yml")
     if name in list_recipes():
         return recipes_dir() / f"{name}.yaml"
-    launch = recipes_dir() / str(ref)
-    if str(ref).startswith("launch/") and launch.is_file():
-        return launch
-    names = list_recipes()
+    if str(ref) in list_launch_files():
+        return recipes_dir() / str(ref)
+    names = [*list_recipes(), *(list_launch_files() if str(ref).startswith("launch/") else [])]
     near = get_close_matches(name, names, n=1, cutoff=0.4) or [n for n in names if n.rsplit("/", 1)[-1] == name]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RecipeError(f"no recipe {str(ref)!r}: no such file, and the shipped ones are {', '.join(names)}.{hint}")
@@ -89,6 +96,13 @@ def load_recipe(ref: str | Path, overrides: Overrides = (), *, schema: type[Base
     document, name = read_recipe(ref)
     if schema is Recipe and "models" in document.data and "trainer" not in document.data:
         raise RecipeError(f"{name} is a recipe of supervised training; run it with `cib-rl sft {ref}`")
+    if schema is not Recipe and "trainer" in document.data and "models" not in document.data:
+        raise RecipeError(f"{name} is a recipe of reinforcement learning; run it with `cib-rl train {ref}`")
+    if "distributed_type" in document.data:
+        raise RecipeError(
+            f"{name} is no recipe but a configuration of accelerate: accelerate launch --config_file FILE -m cib_rl "
+            "train RECIPE"
+        )
     recipe = validate(document.data, schema, overrides, lines=document.lines, name=name)
     if isinstance(recipe, Recipe):
         recipe.source_name = Path(name).stem

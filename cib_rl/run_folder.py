@@ -1,6 +1,7 @@
 """A run folder describes itself: resolved recipe, versions, metrics, every trajectory, checkpoints, plots.
 
-RUN/recipe.yaml  versions.json  metrics.jsonl  trajectories/step-000012-rank0.parquet
+RUN/recipe.yaml  (recipe-to-step-000010.yaml: an earlier one, where a resumed run was given another)
+    versions.json  metrics.jsonl  trajectories/step-000012-rank0.parquet
     checkpoints/step-000010/{manifest.json, …}  evaluations/…  plots/…
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -17,7 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cib_rl.errors import UserError
+from cib_rl.overrides import differences
 from cib_rl.trajectory import Trajectory
 from cib_rl.trajectory_io import write_trajectories
 
@@ -47,8 +52,18 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def require_folder(path: Path) -> None:
+    """Raises UserError unless `path` is a folder that can be written to, or one can be made there."""
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise UserError(f"output: {parent} is a file; a folder is needed")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"output: {parent} cannot be written to")
+
+
 def require_free(path: Path) -> None:
     """Raises UserError unless a run folder can be made at `path`."""
+    require_folder(path.parent)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
             f"output folder {path} is in use; give another run_name or output, or continue it with --resume {path}"
@@ -111,8 +126,28 @@ class RunFolder:
             self.trajectories / f"step-{window_step:06d}-rank{rank}.parquet", trajectories, step=window_step
         )
 
+    @classmethod
+    def of(cls, path: Path) -> RunFolder:
+        """The run folder that `path` is, or that the checkpoint `path` belongs to. UserError if there is none."""
+        return cls.open(path.parent.parent if path.parent.name == "checkpoints" else path)
+
+    def take_recipe(self, text: str, step: int) -> list[str]:
+        """Make `text` the recipe from `step` on and keep the one so far beside it; returns what changed, in words."""
+        current = self.path / "recipe.yaml"
+        before = current.read_text(encoding="utf-8")
+        changed = differences(yaml.safe_load(before), yaml.safe_load(text))
+        if changed:
+            earlier = self.path / f"recipe-to-step-{step:06d}.yaml"
+            if not earlier.exists():  # a resumed run that saved nothing before it was resumed again has left no steps
+                earlier.write_text(before, encoding="utf-8")
+            partial = current.with_suffix(".partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(current)
+        return changed
+
     def cut_after(self, step: int) -> None:
-        """Remove what was logged after checkpoint `step`, before a resumed run writes it again."""
+        """Remove what was logged after checkpoint `step`, before a resumed run writes it again. Later checkpoints are
+        set aside as `abandoned-step-…`, so that none is taken for a checkpoint of the run as it will be."""
         kept = [line for line in self.read_metrics() if int(line.get("step", 0)) <= step]
         partial = self.metrics_path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -126,3 +161,9 @@ class RunFolder:
             match = re.match(r"step-(\d+)", path.name)
             if match and int(match.group(1)) > step:
                 shutil.rmtree(path)
+        for path in self.checkpoints.glob("step-*"):
+            match = re.fullmatch(r"step-(\d+)", path.name)
+            if match and int(match.group(1)) > step:
+                aside = path.with_name(f"abandoned-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cib_rl.checks import check_plugins
 from cib_rl.errors import UserError
 from cib_rl.recipe_io import dump_recipe, load_recipe
 from cib_rl.yaml_lines import parse_scalar
@@ -54,7 +55,7 @@ def sweep(recipe: str, grid: Sequence[str], seeds: str, sets: Sequence[str], out
     points = make_points(grid, seeds)
     text = dump_recipe(load_recipe(recipe, sets))
     for point in points:
-        load_recipe(recipe, [*sets, *_assignments(point)])
+        check_plugins(load_recipe(recipe, [*sets, *_assignments(point)]))
     points = _open(output, text, points)
     for number, point in enumerate(points, 1):
         if point.state != "done":
@@ -167,7 +168,7 @@ def _run(point: Point, points: list[Point], output: Path) -> None:
         raise KeyboardInterrupt  # the run was interrupted, not wrong: leave it to be continued
     point.state = "done" if code == 0 else "failed"
     if point.state == "failed":
-        print(f"  failed with exit code {code}, see {log}", flush=True)
+        print(f"  failed with exit code {code}, see {log}{_last_error(log)}", flush=True)
     _save(output, points)
 
 
@@ -175,6 +176,14 @@ def _train(arguments: list[str], log: Path) -> int:
     """Run one training command with its output appended to `log`; its exit code."""
     with open(log, "a", encoding="utf-8") as file:
         return subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def _last_error(log: Path) -> str:
+    """The message of a user's mistake at the end of a log, on a line of its own; nothing where there is none."""
+    _, mark, message = (
+        log.read_text(encoding="utf-8", errors="replace").rpartition("\nerror: ") if log.is_file() else ("",) * 3
+    )
+    return f"\n  error: {message.strip()}" if mark else ""
 
 
 def _reached(run: Path) -> int:

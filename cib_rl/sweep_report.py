@@ -15,12 +15,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from cib_rl.sweep import Point
 
-# Column -> keys in the metrics, the first one found: the last held-out evaluation, else the last training steps.
+# Column -> key in the metrics, of an evaluation with `eval/` before it.
 COLUMNS = {
-    "accuracy": ("eval/accuracy", "accuracy"),
-    "tokens": ("eval/tokens/mean", "tokens/mean"),
-    "tokens (right)": ("eval/tokens/right", "tokens/right"),
-    "truncated": ("eval/truncated_share", "truncated_share"),
+    "accuracy": "accuracy",
+    "tokens": "tokens/mean",
+    "tokens (right)": "tokens/right",
+    "truncated": "truncated_share",
 }
 _LAST_STEPS = 10  # training steps averaged where there is no evaluation
 
@@ -34,14 +34,18 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def result_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The columns of the table for one run; a column is absent when the run did not log it."""
+    """The columns of the table for one run: all of its last evaluation, or without one of its last training steps.
+
+    A column is absent when there is nothing to average, such as tokens of right answers where none is right.
+    """
+    evaluations = [line for line in lines if "eval/accuracy" in line][-1:]
+    prefix = "eval/" if evaluations else ""
     found = {}
-    for column, keys in COLUMNS.items():
-        for key in keys:
-            values = [line[key] for line in lines if isinstance(line.get(key), int | float)]
-            if values:
-                found[column] = values[-1] if key.startswith("eval/") else mean(values[-_LAST_STEPS:])
-                break
+    for column, key in COLUMNS.items():
+        values = [line.get(prefix + key) for line in evaluations or lines]
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if numbers:
+            found[column] = mean(numbers[-_LAST_STEPS:])
     return found
 
 
@@ -62,7 +66,10 @@ def write_report(output: Path, points: Sequence[Point]) -> None:
         groups.setdefault(label, [])
         if p.name in results:
             groups[label].append(results[p.name])
-    table = Table("point", "runs", *COLUMNS, title="Sweep: mean ± standard deviation over seeds")
+    table = Table(title="Sweep: mean ± standard deviation over seeds")
+    table.add_column("point", overflow="fold")  # points differ at the end of their names
+    for column in ("runs", *COLUMNS):
+        table.add_column(column)
     for label, runs in groups.items():
         table.add_row(label, str(len(runs)), *(_cell([r[c] for r in runs if c in r]) for c in COLUMNS))
     console = Console()

@@ -11,19 +11,20 @@ from inspect import cleandoc
 from pathlib import Path
 
 from cib_rl.plugin import describe_rewards
+from cib_rl.priors.describe import describe_priors
 
 PAGE = Path(__file__).with_name("rewards.md")
 BEGIN, END = "<!-- catalogue: made by docs/make_rewards.py -->\n", "<!-- end of catalogue -->\n"
 
 
 def catalogue() -> str:
-    """One section per built-in reward: kind, signature, docstring."""
-    parts = []
-    for reward in describe_rewards():
-        if reward.origin.startswith("cib_rl."):
-            shown = f"```\n{reward.signature}\n```\n\n```text\n{cleandoc(reward.doc)}\n```\n"
-            parts.append(f"### {reward.name} ({reward.kind})\n\n{shown}")
-    return "\n".join(parts)
+    """One section per built-in reward and prior: kind, signature, docstring."""
+    rewards = [reward for reward in describe_rewards() if reward.origin.startswith("cib_rl.")]
+    return "\n".join(
+        f"### {entry.name} ({entry.kind or 'prior of surprisal'})\n\n"
+        f"```\n{entry.signature}\n```\n\n```text\n{cleandoc(entry.doc)}\n```\n"
+        for entry in [*rewards, *describe_priors()]
+    )
 
 
 def page() -> str:

@@ -93,7 +93,7 @@ def compare(
     first, second = (side if isinstance(side, EvalResult) else load_result(side) for side in (before, after))
     for side in (first, second):
         side.require_graded()
-    _require_same_questions(first, second)
+    require_same_questions(first.questions, second.questions, (first.versions.get("rows"), second.versions.get("rows")))
     # A question whose samples are all errors on one side can be paired with nothing.
     both = {s.question for s in first.graded} & {s.question for s in second.graded}
     paired = compare_samples(_samples(first, "right", both), _samples(second, "right", both))
@@ -110,16 +110,17 @@ def compare(
     )
 
 
-def _require_same_questions(first: EvalResult, second: EvalResult) -> None:
-    """Raise UserError unless both asked the same questions, and the same rows stood behind them."""
-    asked = set(first.questions), set(second.questions)
+def require_same_questions(
+    before: Sequence[str], after: Sequence[str], rows: tuple[str | None, str | None] = (None, None)
+) -> None:
+    """Raise UserError unless both are the same questions, with the same fingerprints of `rows` where both are known."""
+    asked = set(before), set(after)
     if asked[0] != asked[1]:
         only = [sorted(asked[0] - asked[1]), sorted(asked[1] - asked[0])]
         raise UserError(
             f"the two results hold different questions ({len(only[0])} only before, {len(only[1])} only after, for "
             f"example {(only[0] or only[1])[0]!r}): compare results of the same benchmark, data and number of problems"
         )
-    rows = [side.versions.get("rows") for side in (first, second)]
     if None not in rows and rows[0] != rows[1]:
         raise UserError("the two results asked other prompts or golds under the same question ids; evaluate again")
 

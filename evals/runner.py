@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
+from cib_rl.engines.pump import sampling_problem
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
-from cib_rl.evals.benchmarks.base import plain_problems
+from cib_rl.evals.report import require_same_questions
 from cib_rl.evals.result import EvalResult
 from cib_rl.evals.scoring import score_rows
 from cib_rl.grading.selfcheck import check_golds
@@ -25,6 +26,7 @@ from cib_rl.models import load_policy, load_tokenizer, resolve_model
 from cib_rl.plugin import RewardContext, RewardSuite
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import EngineSection, Recipe
+from cib_rl.recipe_problems import describe
 from cib_rl.rollout import Rollouts
 from cib_rl.tasks import Row, load_rows
 
@@ -48,6 +50,7 @@ def evaluate(
     deterministic: bool = False,
     max_ungradable: float | None = None,
     max_error_share: float = 0.05,
+    before: EvalResult | None = None,
     progress: RunProgress | None = None,
 ) -> EvalResult:
     """Generate and grade `samples` answers to each problem, save them, and return them.
@@ -65,6 +68,7 @@ def evaluate(
         dtype: default: bfloat16 on a GPU, float32 without.
         max_ungradable: share of rows allowed whose gold answer does not grade as right; default: the benchmark's.
         max_error_share: share of samples allowed to be errors; more is a UserError, after saving.
+        before: an earlier result that the new one shall be compared with: refused if its questions are others.
         progress: where to show how far it is.
 
     Raises UserError for anything the user can mend, before generating where that can be known.
@@ -78,15 +82,23 @@ def evaluate(
     changes = dict(environment or {}) | ({} if max_tokens is None else {"max_completion_length": max_tokens})
     asked = chosen.environment_section(changes)
     rows = chosen.rows(Path(data) if data is not None else None, problems)
-    section = engine_section(engine, engine_options)
-    reference = resolve_model(model_ref, Path.cwd())
-    tokenizer = load_tokenizer(reference)
+    section = engine_section(engine, {**(engine_options or {}), **({} if dtype is None else {"dtype": dtype})})
     sampling = Sampling(
         max_tokens=asked.max_completion_length,
         temperature=chosen.temperature if temperature is None else temperature,
         top_p=chosen.top_p if top_p is None else top_p,
         timeout=asked.timeout,
     )
+    if wrong := sampling_problem(sampling):
+        raise UserError(wrong)
+    rows_version = rows_fingerprint(rows)
+    if before is not None:
+        require_same_questions(
+            before.questions, [row["id"] for row in rows], (before.versions.get("rows"), rows_version)
+        )
+    reference = resolve_model(model_ref, Path.cwd())
+    tokenizer = load_tokenizer(reference)
+    built = make_environment(asked, tokenizer)
     context = RewardContext(
         tokenizer=tokenizer, seed=seed, deterministic=deterministic, max_completion_length=asked.max_completion_length
     )
@@ -94,11 +106,11 @@ def evaluate(
         suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context)))
         check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
         running = stack.enter_context(
-            closing(start_engine(section, reference, tokenizer, dtype=dtype, deterministic=deterministic, seed=seed))
+            closing(start_engine(section, reference, tokenizer, deterministic=deterministic, seed=seed))
         )
         result = score_rows(
             rows,
-            Rollouts(make_environment(asked, tokenizer), running, tokenizer, asked.answer),
+            Rollouts(built, running, tokenizer, asked.answer),
             suite,
             samples,
             seed,
@@ -113,7 +125,7 @@ def evaluate(
                 "engine": section.model_dump(),
                 "deterministic": deterministic,
             },
-            versions={"model": model_fingerprint(reference), "rows": rows_fingerprint(rows)},
+            versions={"model": model_fingerprint(reference), "rows": rows_version},
             progress=progress,
         )
     if target is not None:
@@ -184,10 +196,11 @@ def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
 
 def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:
     """The engine's settings, checked. Raises UserError for an unknown engine or key."""
+    data = {**(options or {}), "name": name}
     try:
-        return EngineSection(**{**(options or {}), "name": name})
+        return EngineSection(**data)
     except ValidationError as error:
-        raise UserError(f"engine: {plain_problems(error)}") from None
+        raise UserError(describe(error, EngineSection, data, {}, "engine")) from None
 
 
 def start_engine(
@@ -195,13 +208,12 @@ def start_engine(
     reference: str,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    dtype: str | None,
     deterministic: bool,
     seed: int,
 ) -> Engine:
-    """An engine that holds the weights of `reference` (resolved)."""
+    """An engine that holds the weights of `reference` (resolved), by default in bfloat16 on a GPU, else in float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or section.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    dtype = section.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if section.name == "transformers":
         from cib_rl.engines.transformers import TransformersEngine
 

@@ -24,7 +24,8 @@ class Surprisal:
     environment tokens) and the diagnostics `<track>` (nats per completion) and `<track>_per_token`.
 
     Args:
-        prior: `{name: language_model, model: …}`, `{name: uniform}`, `{name: laplace, target: …}` or one of your own.
+        prior: `{name: language_model, model: …}`, `{name: uniform}`, `{name: laplace, target: …}` or one of your own;
+            `cib-rl rewards language_model` shows the further keys of that prior.
         tokens: which policy tokens count: `all`, `reasoning` (inside the think tags, which count too; all where there
             are none) or `no_special` (neither special nor added tokens).
         normalize: `length` divides by the number of tokens that count.

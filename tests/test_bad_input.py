@@ -101,6 +101,10 @@ BEFORE_THE_FIRST_STEP = {
     "unknown credit stage": ({"credit": [{"name": "grup"}]}, r"credit\[0\]\.name: unknown baseline 'grup'; known"),
     "unknown credit key": ({"credit": [{"name": "group", "flor": 1}]}, r"no keyword 'flor' \(did you mean 'floor'"),
     "unknown scale": ({"credit": [{"name": "group", "scale": "std"}]}, r"credit\[0\]: stage 'group': scale: 'std'"),
+    "unknown schedule": ({"trainer.schedule": "cosin"}, r"recipe\.yaml:\d+.*trainer\.schedule.*one of 'constant'"),
+    "unknown dtype": ({"engine.dtype": "float33"}, r"recipe\.yaml:\d+.*engine\.dtype.*one of 'float32'"),
+    "no tracker": ({"logging.wandb": True}, "logging.wandb: wandb is not installed: pip install wandb"),
+    "no such tokenizer folder": ({"tokenizer": "./nothing"}, r"error: tokenizer: no folder .*nothing"),
     "no DeepSpeed file": ({"trainer.deepspeed": "zero9.json"}, r"trainer\.deepspeed: no file .*zero9\.json"),
     "too long a context": ({"engine.max_model_len": 9999}, r"engine\.max_model_len is 9999, but .* holds 512 tokens"),
     "micro-batch": ({"trainer.micro_batch_size": 3}, r"trainer\.micro_batch_size: 3 does not divide the 4 completions"),
@@ -111,7 +115,8 @@ BEFORE_THE_FIRST_STEP = {
 
 
 @pytest.mark.parametrize("case", BEFORE_THE_FIRST_STEP)
-def test_what_can_be_known_before_the_first_step_is_refused_then(tmp_path, tiny_model_dir, case):
+def test_what_can_be_known_before_the_first_step_is_refused_then(tmp_path, tiny_model_dir, case, monkeypatch):
+    monkeypatch.setattr("cib_rl.trackers.find_spec", lambda name: None)
     changes, message = BEFORE_THE_FIRST_STEP[case]
     _assert_refused(_train(_write(tmp_path, tiny_model_dir, **changes)), message, tmp_path)
 
@@ -197,6 +202,15 @@ def test_an_output_folder_in_use_is_left_as_it_is(tmp_path, tiny_model_dir):
     assert result.exit_code == EXIT_USER_ERROR
     assert "is in use; give another run_name or output, or continue it with --resume" in result.stderr
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if "runs" in p.parts} == before
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_model_is_loaded(tmp_path, tiny_model_dir, monkeypatch):
+    monkeypatch.setattr("cib_rl.trainers.run.load_policy", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("run", None):
+        recipe = _write(tmp_path, tiny_model_dir, output=str(tmp_path / "notes.txt"), run_name=name)
+        _assert_refused(_train(recipe), r"output: .*notes\.txt is a file; a folder is needed", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ def test_version():
         (["train", "quickstart", "--set", "trainer.stps=3"], "did you mean `steps`?"),
         (["train", "quickstart", "--set", "trainer.steps"], "KEY=VALUE"),
         (["train", "--resume", "/nowhere"], "not a run folder"),
+        (["train", "launch/zero2.yaml"], "configuration of accelerate"),
         (["recipes", "show", "nope"], "no recipe 'nope'"),
         (["rewards", "countdown_corect"], "Did you mean 'countdown_correct'?"),
         (["sweep", "quickstart", "--grid", "seed"], "KEY=VALUE"),
@@ -70,7 +71,12 @@ def test_version():
         (["sft", "warmstart", "--set", "models.policy.stps=3"], "did you mean `steps`?"),
         (["sft", "warmstart", "--set", "models.policy.shape.layers=x"], "`models.policy.shape.layers` must be a whole"),
         (["sft", "warmstart", "--set", "models.policy.countdown.nubmers=4"], "did you mean `numbers`?"),
-        (["sft", "quickstart"], "unknown key `model`; did you mean `models`?"),
+        (["sft", "quickstart"], "cib-rl train quickstart"),
+        (["recipes", "copy", "launch/zero2"], "launch/zero2.json, launch/zero2.yaml"),
+        (["eval", "/nowhere", "--benchmark", "countdown", "--environment", "suffix"], "--environment suffix: expected"),
+        (["eval", "/nowhere", "--benchmark", "countdown", "--engine-option", "a: b"], "--engine-option a: b: expected"),
+        (["eval", "/nowhere", "--benchmark", "countdown", "--compare", "/nowhere"], "no evaluation result"),
+        (["audit", "/nowhere", "--columns", "completion"], "--columns completion: expected KEY=VALUE, for example"),
         (["eval", "/nowhere", "--benchmark", "countdwn"], "Did you mean 'countdown'?"),
         (["eval", "/nowhere", "--benchmark", "countdown"], "/nowhere"),
     ],
@@ -120,12 +126,50 @@ def test_recipes_can_be_listed_shown_and_copied(tmp_path):
     assert again.exit_code == 2 and "exists already" in again.stderr and target.read_text() == before
 
 
+def test_launch_configurations_are_listed_with_the_recipes():
+    listed = run("recipes").output
+    assert listed == run("recipes", "list").output
+    assert "launch/zero2.json" in listed and "launch/ddp.yaml" in listed
+
+
+def test_no_option_and_no_summary_of_a_command_is_cut_off_in_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "--max-completion-length" in run("rewards", "try", "--help").output
+    for group in ([], ["rewards"], ["recipes"]):
+        assert "..." not in run(*group, "--help").output.partition("Commands:")[2]
+
+
+def test_the_help_of_eval_states_the_benchmarks_own_defaults():
+    from cib_rl.evals.benchmarks import get_benchmark
+
+    words = " ".join(run("eval", "--help").output.split())
+    countdown, gsm8k, math500 = shipped = [get_benchmark(name) for name in ("countdown", "gsm8k", "math500")]
+    assert ", ".join(f"{b.name} {b.environment['max_completion_length']:,}" for b in shipped) in words
+    for key in ("temperature", "top_p"):
+        assert getattr(gsm8k, key) == getattr(math500, key)
+        assert f"Default: {getattr(countdown, key):g} for countdown, else {getattr(gsm8k, key):g}." in words
+
+
+def test_eval_takes_keys_below_a_key_of_the_environment(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("cib_rl.eval_command.run_evaluation", lambda *_, **options: seen.update(options))
+    done = run("eval", "m", "--benchmark", "gsm8k", "--environment", "chat_template_kwargs.enable_thinking=false")
+    assert done.exit_code == 0 and seen["environment"] == {"chat_template_kwargs": {"enable_thinking": False}}
+
+
 def test_rewards_are_listed_with_their_first_line_and_shown_in_full():
     assert "countdown_correct" in run("rewards").output
     assert run("rewards", "list").output == run("rewards").output
     shown = run("rewards", "math_correct").output
     assert shown == run("rewards", "show", "math_correct").output
     assert shown.startswith("math_correct (outcome, from cib_rl.rewards.math_correct)")
+
+
+def test_the_priors_of_the_surprisal_reward_are_shown_with_their_keys():
+    shown = run("rewards", "language_model").output
+    assert shown.startswith("language_model (prior, from cib_rl.priors.language_model)\nlanguage_model(model: ")
+    assert "first_token: what the first token is scored after" in shown and "context: RewardContext" not in shown
+    assert "laplace(target: float | str)" in run("rewards", "laplace").output
 
 
 def test_train_takes_a_resumed_runs_own_recipe(monkeypatch, tmp_path):
@@ -137,6 +181,10 @@ def test_train_takes_a_resumed_runs_own_recipe(monkeypatch, tmp_path):
     done = run("train", "--resume", str(run_folder), "--set", "trainer.steps=77")
     assert done.exit_code == 0, done.output
     assert seen["resume"] == run_folder and seen["recipe"].trainer.steps == 77
+    checkpoint = run_folder / "checkpoints" / "step-000002"
+    checkpoint.mkdir(parents=True)
+    assert run("train", "--resume", str(checkpoint), "--set", "trainer.steps=78").exit_code == 0
+    assert seen["resume"] == checkpoint and seen["recipe"].trainer.steps == 78
 
 
 def test_python_use_is_as_short(monkeypatch):

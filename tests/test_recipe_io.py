@@ -275,6 +275,22 @@ def test_copying_never_overwrites(tmp_path):
         copy_recipe("quickstart", tmp_path / "none" / "x.yaml")
 
 
+def test_every_schedule_on_offer_needs_no_settings_that_a_recipe_does_not_have():
+    from typing import get_args
+
+    import torch
+    from transformers import get_scheduler
+
+    from cib_rl.recipe import TrainerSection
+
+    for name in get_args(TrainerSection.model_fields["schedule"].annotation):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=10)
+        for _ in range(10):
+            optimizer.step()
+            scheduler.step()
+
+
 def test_launch_configurations_can_be_copied_but_are_no_recipes(tmp_path):
     assert not any(name.startswith("launch") for name in list_recipes())
     assert copy_recipe("launch/zero2.yaml", tmp_path).is_file()

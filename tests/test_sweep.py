@@ -125,6 +125,46 @@ def test_another_sweeps_folder_and_a_folder_in_use_are_refused(trained, tmp_path
     assert len(calls) == 2 and (tmp_path / "used" / "thesis.tex").read_text() == "x"
 
 
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ("rewards.surprisal.wieght=0,1", "no keyword 'wieght'"),
+        ("rewards.surprisal.prior.nmae=uniform,laplace", "'nmae'"),
+        ("credit.group.flor=0.1,0.2", r"no keyword 'flor' \(did you mean 'floor'"),
+    ],
+)
+def test_a_misspelt_key_of_a_plugin_stops_the_sweep_before_anything_runs(trained, tmp_path, grid, words):
+    calls, _ = trained
+    with pytest.raises(UserError, match=words):
+        sweep("quickstart", [grid], "0", [], tmp_path / "sweep")
+    assert not calls and not (tmp_path / "sweep").exists()
+
+
+def test_what_a_failed_point_said_is_shown(trained, tmp_path, capsys, monkeypatch):
+    def train(arguments, log):
+        log.write_text("some noise\nerror: model: no folder nowhere\n")
+        return 2
+
+    monkeypatch.setattr(module, "_train", train)
+    with pytest.raises(UserError, match="1 of 1 points failed"):
+        sweep("quickstart", [], "0", [], tmp_path / "sweep")
+    assert "  error: model: no folder nowhere\n" in capsys.readouterr().out
+
+
+def test_points_are_told_apart_in_80_columns(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sweep("quickstart", GRID, "0", [], tmp_path / "sweep")
+    shown = "".join(line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line)
+    assert "rewards.surprisal.weight=0rewards.surprisal.weight=0.003" in shown
+
+
+def test_a_row_holds_one_evaluation_and_nothing_else():
+    before = {"step": 0, "eval/accuracy": 0.5, "eval/tokens/mean": 60.0, "eval/tokens/right": 40.0}
+    training = {"step": 1, "accuracy": 0.9, "tokens/mean": 50.0, "tokens/right": 30.0}
+    after = {"step": 1, "eval/accuracy": 0.0, "eval/tokens/mean": 64.0}  # nothing right: no tokens of right answers
+    assert result_of([before, training, after]) == {"accuracy": 0.0, "tokens": 64.0}
+
+
 def test_without_an_evaluation_the_last_training_steps_are_averaged():
     lines = [{"accuracy": step, "tokens/mean": 5.0} for step in range(20)]
     assert result_of(lines) == {"accuracy": sum(range(10, 20)) / 10, "tokens": 5.0}

@@ -29,7 +29,10 @@ def audit(
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="The picture; default: runs/audit.png.")] = None,
 ) -> None:
-    """Before any training: how much shorter could right answers be, and what would a reward see?"""
+    """Before any training: is there anything to shorten?
+
+    How much shorter right answers could be, how many problems are mixed, and what a length cost would see.
+    """
     from cib_rl.audit.audit import audit_samples
     from cib_rl.audit.plot import plot_audit
     from cib_rl.audit.report import print_audit, write_json
@@ -38,7 +41,9 @@ def audit(
 
     spec = as_prior(prior) if prior is not None else None
     wanted = as_spec(outcome) if outcome is not None else None
-    loaded = load_samples(samples, model=model, answer=answer_style, columns=as_mapping(columns), limit=limit)
+    loaded = load_samples(
+        samples, model=model, answer=answer_style, columns=as_mapping(columns, "--columns"), limit=limit
+    )
     found = audit_samples(loaded, outcome=wanted, prior=spec)
     print_audit(found)
     if output is not None:

@@ -10,9 +10,10 @@ import typer
 from cib_rl.tryout.commands import AnswerOption, ColumnsOption, LimitOption, ModelOption, OutcomeOption
 
 grams_app = typer.Typer(
-    help="Mine strategic grams (phrases that steer a solution) from right solutions, or show a file of them.",
+    help="Mine or show strategic grams: phrases that steer a solution.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -47,7 +48,10 @@ def mine_grams(
     columns: ColumnsOption = None,
     limit: LimitOption = None,
 ) -> None:
-    """Mine grams: frequent n-grams of right solutions, clustered by meaning, the clusters most solutions speak of."""
+    """Mine grams from right solutions.
+
+    Frequent n-grams, clustered by meaning; kept are the clusters that most solutions speak of.
+    """
     import json
 
     from cib_rl.errors import UserError
@@ -67,7 +71,7 @@ def mine_grams(
         outcome=as_spec(outcome) if outcome is not None else None,
         model=model,
         answer=answer_style,
-        columns=as_mapping(columns),
+        columns=as_mapping(columns, "--columns"),
         limit=limit,
     )
     settings = MiningSettings(shortest, longest, min_solutions, clusters, top, max_per_solution, seed)
@@ -84,7 +88,7 @@ def show_grams(
     clusters: Annotated[int, typer.Option(min=1, help="Show so many clusters.")] = 20,
     each: Annotated[int, typer.Option(min=1, help="Grams shown of each.")] = 6,
 ) -> None:
-    """Show the clusters of a grams file, those that most solutions speak of first."""
+    """Show the clusters of a grams file, the most spoken-of first."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

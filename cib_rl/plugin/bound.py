@@ -84,7 +84,7 @@ def _kind(section: RewardSection, declared: RewardInfo | None) -> Kind:
     if kind is None:
         raise PluginError(
             f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) or "
-            "`kind: shaping` (how was it reached?) to its section"
+            "`kind: shaping` (how was it reached?) to its section (for `cib-rl rewards try`: --set kind=shaping)"
         )
     if kind == "outcome" and section.only_when_correct:
         raise PluginError(f"reward {section.name!r}: only_when_correct is for shaping rewards; this one is an outcome")

@@ -183,7 +183,8 @@ def _importing(load: Callable[[], Any], what: str) -> Any:
         raise PluginError(_syntax_message(error.filename or what, error)) from error
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
+        frames = [f for f in frames if f.filename != __file__]  # where the mistake is, not where it was noticed
+        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         raise PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}{at}") from error
 
 

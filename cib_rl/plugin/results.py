@@ -25,7 +25,8 @@ class BadReturn(Exception):
 
 def describe(label: str, error: Exception) -> str:
     """One line for an exception a reward raised, with the place where it was raised; the traceback goes to the log."""
-    logger.warning("reward %s raised", label, exc_info=error)
+    if not isinstance(error, BadReturn):  # ours: its traceback holds no line of the reward
+        logger.warning("reward %s raised", label, exc_info=error)
     frames = traceback.extract_tb(error.__traceback__)
     at = "" if isinstance(error, BadReturn) or not frames else f" ({frames[-1].filename}:{frames[-1].lineno})"
     kind = "" if isinstance(error, BadReturn) else f"{type(error).__name__}: "

@@ -24,13 +24,15 @@ class LanguageModelPrior(Prior):
 
     Args:
         model: hub id, folder, run, checkpoint or `shipped:NAME` (or a model in memory).
-        tokenizer: default: the model's. If it is not the policy's, the text is encoded anew (see `retokenize.py`).
+        tokenizer: default: the model's. If it is not the policy's, the text is encoded anew and the costs are carried
+            back to the policy's tokens.
         dtype: `auto` is bfloat16 on GPUs and float32 on CPUs.
         token_budget: padded tokens per forward pass.
         first_token: what the first token is scored after. `bos`, `eos`: after that token of the prior; `uniform`: it
             costs log|V| of the policy's tokenizer; `skip`: it costs nothing. `auto`: after the tokenizer's bos, else
             the bos in the model's configuration, else eos (families without bos separate documents by it).
-        unknown: special tokens that the prior does not know: `encode`, `uniform` or `skip` (see `Translator`).
+        unknown: special tokens of the policy that the prior does not know: `encode` (it reads and prices their text),
+            `uniform` (log|V|, not read) or `skip` (0, not read).
         environment: tokens the environment wrote are `context` for the prior or `hidden` from it; never scored.
 
     Raises UserError when model or tokenizer cannot be loaded, lack what `first_token` asks for, or when completions can

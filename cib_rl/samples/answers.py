@@ -13,11 +13,14 @@ Span = tuple[int, int]
 
 def likely_style(texts: Sequence[str]) -> tuple[str, float]:
     """The style that finds an answer in most of the texts, and in which share of them; `last_line` where none does."""
-    found = {style: sum(extract_answer(text, style) is not None for text in texts) for style in STYLES}
+    found = {style: share_found(texts, style) for style in STYLES}
     best = max(found, key=lambda style: found[style])
-    if found[best]:
-        return best, found[best] / len(texts)
-    return "last_line", sum(extract_answer(text, "last_line") is not None for text in texts) / max(len(texts), 1)
+    return (best, found[best]) if found[best] else ("last_line", share_found(texts, "last_line"))
+
+
+def share_found(texts: Sequence[str], style: str) -> float:
+    """The share of the texts that have an answer in this style."""
+    return sum(extract_answer(text, style) is not None for text in texts) / max(len(texts), 1)
 
 
 def statement(text: str, style: str) -> Span | None:

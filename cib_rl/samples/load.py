@@ -74,8 +74,11 @@ def load_samples(
         UserError: nothing there, or a row is wrong (file and line named).
     """
     path = Path(source).expanduser()
-    if answer is not None:
-        finder(answer)  # an unknown style is refused before anything is read
+    if answer is not None:  # an unknown style is refused before anything is read
+        try:
+            finder(answer)
+        except UserError as error:
+            raise UserError(str(error).replace("environment.answer", "--answer-style")) from None
     files = _files(path)
     if not all(_holds_trajectories(file) for file in files):
         if len(files) > 1:

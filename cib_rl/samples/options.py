@@ -10,10 +10,10 @@ from cib_rl.overrides import apply_override, as_pairs
 from cib_rl.yaml_lines import parse_scalar
 
 
-def as_mapping(assignments: Iterable[str] | None) -> dict[str, Any]:
-    """`key=value` and `key.below=value`, with values in YAML, as one mapping. Raises UserError."""
+def as_mapping(assignments: Iterable[str] | None, option: str) -> dict[str, Any]:
+    """`key=value` and `key.below=value`, with values in YAML, as one mapping. Raises UserError naming `option`."""
     made: dict[str, Any] = {}
-    for key, value, origin in as_pairs(list(assignments or [])):
+    for key, value, origin in as_pairs(list(assignments or []), option):
         apply_override(made, key, value, origin)
     return made
 

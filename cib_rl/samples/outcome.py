@@ -63,10 +63,11 @@ def _fitting(samples: Samples) -> tuple[str, str]:
         return "countdown_correct", "the rows have numbers and a target"
     kind = kind_of_golds(tasks, samples.places)
     if kind is None:
-        have = ", ".join(str(key) for key in tasks[0])
+        have = ", ".join(str(key) for key in tasks[0] if key not in ("id", "prompt", "answer")) or "no column"
         raise UserError(
-            f"{samples.source}: the rows have no gold answers, so nothing says what is right; they have {have}. Name "
-            "the column (--columns answer=NAME), or an outcome that needs none (--outcome FILE.py:NAME)"
+            f"{samples.source}: the rows have no gold answers, so nothing says what is right; beside prompt and "
+            f"completion they have {have}. Name the column (--columns answer=NAME), or an outcome that needs none "
+            "(--outcome FILE.py:NAME)"
         )
     if kind == "list":
         return "qa_em", "the gold answers are lists"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cib_rl.environments.base import encode_prompt
 from cib_rl.integrations.episodes import end_ids_of, make_trajectory
 from cib_rl.recipe import EnvironmentSection
-from cib_rl.samples.answers import likely_style
+from cib_rl.samples.answers import likely_style, share_found
 from cib_rl.samples.choose import spread_evenly
 from cib_rl.samples.fields import Completion, read_completions
 from cib_rl.samples.golds import kind_of_golds
@@ -55,11 +55,14 @@ def trajectories_of_texts(
         tokenizer = model_tokenizer(model, Path.cwd())
         notes.append(f"tokens are those of {model}")
     encoded = encode_texts(tokenizer, texts, places, model or "these texts")
-    if answer is None:
-        answer, share = likely_style(texts)
-        notes.append(f"answers are read as {answer}, found in {share:.1%} of the completions (--answer-style)")
-    else:
-        notes.append(f"answers are read as {answer}")
+    asked = answer is not None
+    answer, share = likely_style(texts) if answer is None else (answer, share_found(texts, answer))
+    notes.append(f"answers are read as {answer}, found in {share:.1%} of the completions (--answer-style)")
+    unsure = "no mark of an answer that is known was found, so the last line is read" if answer == "last_line" else ""
+    if share < 0.5:
+        unsure = "most completions state no answer in this style and count as wrong"
+    if unsure and not (asked and answer == "last_line"):
+        notes.append(f"warning: {unsure}; name theirs, for example --answer-style 'regex:answer is (\\S+)'")
     return TextSamples(
         _trajectories(completions, encoded, tokenizer, answer),
         places,

@@ -164,6 +164,14 @@ class CheckpointMixin:
         self._window_index = state["window_index"]
         self._restore_rng_from = str(checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A name that shares its tensor with a loaded one (a tied head is saved once) is not missing."""
+        named = dict(self.model.named_parameters(remove_duplicate=False))  # type: ignore[attr-defined]
+        missing = set(load_result.missing_keys)
+        loaded = {id(parameter) for name, parameter in named.items() if name not in missing}
+        truly = [name for name in load_result.missing_keys if id(named.get(name)) not in loaded]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=truly))  # type: ignore[misc]
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self._restore_rng_from is not None:
             # transformers restores the random states before it starts the data loader, which draws from them; restored

@@ -29,8 +29,9 @@ from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
-from cib_rl.run_folder import RunFolder, require_free
+from cib_rl.run_folder import RunFolder, require_folder, require_free
 from cib_rl.tasks import Row, TaskStream, load_rows
+from cib_rl.trackers import trackers
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
@@ -95,7 +96,9 @@ def prepare(
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     reference = resolve_model(recipe.model, base_dir)
-    tokenizer = load_tokenizer(resolve_model(recipe.tokenizer, base_dir) if recipe.tokenizer else reference)
+    tokenizer = load_tokenizer(
+        resolve_model(recipe.tokenizer, base_dir, "tokenizer") if recipe.tokenizer else reference
+    )
     rows = load_rows(recipe.task, base_dir)
     context = RewardContext(
         tokenizer=tokenizer,
@@ -110,8 +113,9 @@ def prepare(
     _check_before_loading(recipe, base_dir, rows, tokenizer)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
-    elif recipe.run_name and state.is_main_process:
-        require_free(base_dir / recipe.output / recipe.run_name)
+    elif state.is_main_process:
+        output = base_dir / recipe.output
+        require_free(output / recipe.run_name) if recipe.run_name else require_folder(output)
     with unsharded():  # a reward's model, e.g. the prior
         suite = RewardSuite(recipe.rewards, context, recipe.success)
     engine: Engine | None = None
@@ -127,7 +131,7 @@ def prepare(
             model.config._name_or_path = plain  # TRL loads the reference model from there
         engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
-        folder = _open_folder(recipe, base_dir, checkpoint, state)
+        folder = _open_folder(recipe, base_dir, checkpoint, state, progress)
         arguments.output_dir = str(folder.path)
         rollouts = Rollouts(environment, engine, tokenizer, recipe.environment.answer)
         collector = Collector(
@@ -175,12 +179,19 @@ def _check_before_loading(recipe: Recipe, base_dir: Path, rows: Sequence[Row], t
         evaluation_rows(recipe, base_dir)
 
 
-def _open_folder(recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState) -> RunFolder:
+def _open_folder(
+    recipe: Recipe, base_dir: Path, checkpoint: Path | None, state: PartialState, progress: RunProgress | None
+) -> RunFolder:
     """A new run folder, or the checkpoint's own with everything logged after the checkpoint cut off."""
     if checkpoint is not None:
-        folder = RunFolder.open(checkpoint.parent.parent)
+        folder = RunFolder.of(checkpoint)
         if state.is_main_process:
-            folder.cut_after(verify_checkpoint(checkpoint))
+            step = verify_checkpoint(checkpoint)
+            folder.cut_after(step)
+            changed = folder.take_recipe(dump_recipe(recipe), step)
+            if changed and progress is not None:
+                text = "\n  ".join([f"going on from step {step} with another recipe than before:", *changed])
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
         # The main process names and makes the folder; the others learn its path.
         path: list[Any] = [None]
@@ -320,7 +331,7 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         logging_nan_inf_filter=False,  # a NaN loss must be seen
         save_strategy="steps" if section.save_every else "no",
         save_steps=section.save_every or 500,
-        report_to=[name for name in ("trackio", "wandb") if getattr(recipe.logging, name)],
+        report_to=trackers(recipe.logging),
         disable_tqdm=True,
         full_determinism=False,
     )

@@ -24,24 +24,27 @@ class _NameOrVerb(TyperGroup):
 
 rewards_app = typer.Typer(
     cls=_NameOrVerb,
-    help="List or show the rewards a recipe can name, or try one on saved completions.",
     invoke_without_command=True,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @rewards_app.callback()
 def _top(context: typer.Context) -> None:
-    """List the rewards a recipe can name: built-in ones and those of installed packages."""
+    """List, show or try the rewards that a recipe can name.
+
+    Without a command they are listed; `cib-rl rewards NAME` shows one.
+    """
     if context.invoked_subcommand is None:
         list_rewards()
 
 
 @rewards_app.command("list")
 def list_rewards() -> None:
-    """List the rewards a recipe can name: built-in ones and those of installed packages."""
+    """List built-in rewards and those of installed packages."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -55,19 +58,20 @@ def list_rewards() -> None:
 
 
 @rewards_app.command("show")
-def show_reward(name: Annotated[str, typer.Argument(help="Name of a reward.")]) -> None:
-    """Show one reward in full."""
+def show_reward(name: Annotated[str, typer.Argument(help="Name of a reward, or of a prior of `surprisal`.")]) -> None:
+    """Show one reward in full, or a prior of `surprisal`."""
     from difflib import get_close_matches
 
     from cib_rl.plugin import describe_rewards
+    from cib_rl.priors.describe import describe_priors
 
     found = describe_rewards()
-    chosen = [reward for reward in found if reward.name == name]
+    chosen = [entry for entry in [*found, *describe_priors()] if entry.name == name]
     if not chosen:
         near = get_close_matches(name, [reward.name for reward in found], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no reward {name!r}; known: {', '.join(reward.name for reward in found)}.{hint}")
-    print(f"{name} ({chosen[0].kind}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
+    print(f"{name} ({chosen[0].kind or 'prior'}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
 
 
 OnOption = Annotated[
@@ -80,7 +84,9 @@ OnOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Whose tokenizer counts tokens; default: the run's, for texts one learned from them."),
+    typer.Option(
+        metavar="MODEL", help="Whose tokenizer counts tokens; default: the run's, for texts one learned from them."
+    ),
 ]
 ColumnsOption = Annotated[
     list[str] | None,
@@ -88,14 +94,21 @@ ColumnsOption = Annotated[
 ]
 OutcomeOption = Annotated[
     str | None,
-    typer.Option(help="Reward that says what is right: a name, or a YAML mapping; default: what fits the rows."),
+    typer.Option(
+        metavar="REWARD", help="Reward that says what is right: a name, or a YAML mapping; default: what fits the rows."
+    ),
 ]
 AnswerOption = Annotated[
     str | None,
-    typer.Option("--answer-style", help="tag, boxed, hash, last_line or regex:PATTERN; default: the run's, or found."),
+    typer.Option(
+        "--answer-style",
+        metavar="STYLE",
+        help="tag, boxed, hash, last_line or regex:PATTERN; default: the run's, or found.",
+    ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use so many problems, spread evenly over the file; default: all.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Use so many problems, spread evenly over the file; default: all."),
 ]
 
 
@@ -119,13 +132,17 @@ def try_command(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Other reward to compare with: a name or a YAML mapping; none: no other. Default: built-in ones."
+            metavar="REWARD",
+            help="Other reward to compare with: a name or a YAML mapping; none: no other. Default: built-in ones.",
         ),
     ] = None,
     max_completion_length: Annotated[
-        int | None, typer.Option(min=1, help="For rewards that ask for the token limit; default: the run's.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="For rewards that ask for the token limit; default: the run's."),
     ] = None,
-    probes: Annotated[int, typer.Option(min=0, help="Honest completions that probes are made of; 0: no probes.")] = 64,
+    probes: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Honest completions that probes are made of; 0: no probes.")
+    ] = 64,
     allow: Annotated[
         list[str] | None, typer.Option(metavar="PROBE", help="A probe that may earn more, e.g. answer_only.")
     ] = None,
@@ -133,16 +150,19 @@ def try_command(
         list[str] | None, typer.Option(metavar="PROBE", help="A probe that may not, even if it is a short answer.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the problems in which a probe may earn more.")
+        float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Share of problems in which a probe may earn more.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of probes and rewards.")] = 0,
-    rows: Annotated[int, typer.Option(min=0, help="Completions to show of each kind.")] = 5,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of probes and rewards.")] = 0,
+    rows: Annotated[int, typer.Option(metavar="N", min=0, help="Completions to show of each kind.")] = 5,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all completions with their values (.parquet or .jsonl).")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="The picture; default: runs/try-LABEL.png.")] = None,
 ) -> None:
-    """Try a reward on saved completions, and what would cheat it. Exit code 1 if a hacking probe out-earns."""
+    """Try a reward on saved completions, and what would cheat it.
+
+    Exit code 1 if a hacking probe earns more than honest completions.
+    """
     from cib_rl.samples.load import load_samples
     from cib_rl.samples.options import as_mapping, as_spec
     from cib_rl.tryout.hacks import Rules
@@ -154,11 +174,11 @@ def try_command(
     rules = Rules(tolerance, frozenset(allow or []), frozenset(forbid or []))
     if output is not None:
         check_suffix(output)
-    samples = load_samples(on, model=model, answer=answer_style, columns=as_mapping(columns), limit=limit)
+    samples = load_samples(on, model=model, answer=answer_style, columns=as_mapping(columns, "--columns"), limit=limit)
     trial = try_reward(
         spec,
         samples,
-        keywords=as_mapping(sets),
+        keywords=as_mapping(sets, "--set"),
         weight=weight,
         outcome=as_spec(outcome) if outcome is not None else None,
         against=None if not against else [as_spec(one) for one in against if one != "none"],

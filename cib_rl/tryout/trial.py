@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cib_rl.errors import UserError
-from cib_rl.integrations.scorer import RewardSpec
+from cib_rl.integrations.scorer import RewardSpec, to_section
+from cib_rl.plugin import find_reward
 from cib_rl.samples.load import Samples
 from cib_rl.samples.outcome import choose_outcome
 from cib_rl.trajectory import Trajectory
@@ -93,6 +95,8 @@ def try_reward(
         UserError: a reward cannot be found or built, or fails on every completion; rows lack what it needs.
     """
     rules = rules or Rules()
+    for other in against or []:  # one that cannot be scored here is reported; one that does not exist is a mistake
+        find_reward(to_section(other).name, Path.cwd())
     chosen = choose_outcome(samples, outcome)
     settings = settings_of(samples, max_completion_length=max_completion_length, seed=seed)
     section, note = reward_section(spec, weight, keywords or {}, samples.origin)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection, RewardSection, TaskSection
+from cib_rl.recipe_problems import describe
 from cib_rl.tasks import Row, load_rows
 from cib_rl.trajectory import Trajectory
 
@@ -67,18 +68,12 @@ class Benchmark:
 
     def environment_section(self, changes: Mapping[str, Any] | None = None) -> EnvironmentSection:
         """The environment, with some keys changed. Raises UserError for a key or value that does not fit."""
+        data = {**self.environment, **(changes or {})}
         try:
-            return EnvironmentSection(**{**self.environment, **(changes or {})})
+            return EnvironmentSection(**data)
         except ValidationError as error:
-            raise UserError(f"environment of benchmark {self.name}: {plain_problems(error)}") from None
-
-
-def plain_problems(error: ValidationError) -> str:
-    """A validation error in one line: `key: what is wrong, got value; ...`."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
-        for problem in error.errors()
-    )
+            name = f"environment of benchmark {self.name}"
+            raise UserError(describe(error, EnvironmentSection, data, {}, name)) from None
 
 
 def local_math_file(path: Path) -> TaskSection:

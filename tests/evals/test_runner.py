@@ -87,8 +87,11 @@ def test_options_change_what_is_asked_and_are_recorded(tiny_model_dir, tiny, row
         ({"samples": 0}, "samples must be at least 1"),
         ({"problems": 7}, "asked for 7 problems"),
         ({"data": "absent.jsonl"}, "no file absent.jsonl"),
-        ({"engine": "magic"}, "engine: name: .* got 'magic'"),
-        ({"engine_options": {"max_num_seq": 4}}, "max_num_seq"),
+        ({"engine": "magic"}, "engine: `name` must be one of 'transformers' or 'vllm', not 'magic'"),
+        ({"engine_options": {"max_num_seq": 4}}, "unknown key `max_num_seq`; did you mean `max_num_seqs`"),
+        ({"dtype": "float33"}, "engine: `dtype` must be one of 'float32', 'bfloat16' or 'float16', not 'float33'"),
+        ({"temperature": -1.0}, "temperature must be finite and not negative"),
+        ({"top_p": 7.0}, "top_p must be in"),
         ({"model_ref": "./nowhere"}, "no folder"),
         ({"max_tokens": 0}, "max_completion_length"),
     ],
@@ -98,6 +101,25 @@ def test_bad_input_is_one_clear_message_before_any_work(tiny_model_dir, tiny, ro
     with pytest.raises(UserError, match=words):
         evaluate(**arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_environment_that_cannot_be_is_refused_before_the_model_is_loaded(tiny_model_dir, tiny, rows, monkeypatch):
+    monkeypatch.setattr("cib_rl.evals.runner.start_engine", lambda *_, **__: pytest.fail("the engine was started"))
+    for change, words in (({"answer": "boxd"}, "unknown style 'boxd'"), ({"sufix": "x"}, "unknown key `sufix`")):
+        with pytest.raises(UserError, match=words):
+            evaluate(str(tiny_model_dir), tiny, data=rows, environment=change)
+
+
+def test_a_result_it_cannot_be_compared_with_is_refused_before_generating(tiny_model_dir, tiny, rows, monkeypatch):
+    before = evaluate(str(tiny_model_dir), tiny, data=rows, problems=4)
+    assert evaluate(str(tiny_model_dir), tiny, data=rows, problems=4, before=before).questions == before.questions
+    monkeypatch.setattr("cib_rl.evals.runner.start_engine", lambda *_, **__: pytest.fail("the engine was started"))
+    with pytest.raises(UserError, match="different questions"):
+        evaluate(str(tiny_model_dir), tiny, data=rows, problems=5, before=before)
+    other = rows.with_name("other.jsonl")
+    other.write_text(rows.read_text().replace("+2=", "+3="))
+    with pytest.raises(UserError, match="other prompts or golds under the same question ids"):
+        evaluate(str(tiny_model_dir), tiny, data=other, problems=4, before=before)
 
 
 def test_a_folder_that_is_no_model_and_an_output_in_use_are_refused(tiny_model_dir, tiny, rows, tmp_path):

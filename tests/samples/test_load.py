@@ -54,6 +54,20 @@ def test_texts_become_finished_episodes_with_answers_and_an_end(tmp_path):
     assert [(t.group, t.member) for t in samples.trajectories] == [(g, m) for g in range(3) for m in range(4)]
 
 
+def test_answers_that_are_hardly_found_are_warned_of(tmp_path):
+    def warnings(answer=None):
+        loaded = load_samples(path, answer=answer)
+        return [note for note in loaded.notes if note.startswith("warning: ")]
+
+    rows = word_rows(2)
+    path = write_lines(tmp_path / "found.jsonl", rows)
+    assert warnings() == []
+    assert "count as wrong" in warnings("boxed")[0]
+    path = write_lines(tmp_path / "said.jsonl", [row | {"completion": "so the answer is 7"} for row in rows])
+    assert "the last line is read" in warnings()[0]
+    assert warnings("last_line") == [] and warnings(r"regex:answer is (\S+)") == []
+
+
 def test_completions_that_were_cut_off_have_no_end_and_are_truncated(tmp_path):
     rows = [row | {"truncated": i % 2 == 1} for i, row in enumerate(word_rows(1))]
     cut = load_samples(write_lines(tmp_path / "s.jsonl", rows)).trajectories
@@ -154,7 +168,7 @@ def test_the_outcome_fits_the_rows(tmp_path):
 
 
 def test_options_stand_for_sections_of_a_recipe():
-    assert as_mapping(["prior={name: laplace}", "prior.target=3", "a=x"]) == {
+    assert as_mapping(["prior={name: laplace}", "prior.target=3", "a=x"], "--set") == {
         "prior": {"name": "laplace", "target": 3},
         "a": "x",
     }

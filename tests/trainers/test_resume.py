@@ -1,6 +1,7 @@
 """A run that is stopped and resumed is the run that was not stopped."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from cib_rl.errors import UserError
 from cib_rl.plugin import RewardFailure
+from cib_rl.recipe_io import load_recipe
 from cib_rl.trainers import run
 from cib_rl.trainers.checkpoint import find_checkpoint, verify_checkpoint
 from cib_rl.trajectory_io import read_trajectories
@@ -179,6 +181,51 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path, tiny_mod
     recipe.trainer.steps = 3
     assert run.train(recipe, resume=folder, progress=False) == folder
     assert [line["step"] for line in _metrics(folder)] == [1, 2, 3]
+
+
+def test_a_run_that_goes_on_with_another_recipe_says_so_and_keeps_both(tmp_path, tiny_model_dir, monkeypatch, capsys):
+    recipe, folder = _short_run(tiny_model_dir, tmp_path, monkeypatch)
+    before = (folder / "recipe.yaml").read_text()
+    recipe.trainer.steps, recipe.rewards[0].weight = 3, 0.5
+    run.train(recipe, resume=folder)
+    said = capsys.readouterr().out
+    assert "from step 2 with another recipe" in said
+    assert "trainer.steps: 2 → 3" in said and "rewards.0.weight: 1.0 → 0.5" in said
+    assert load_recipe(folder / "recipe.yaml") == recipe
+    assert (folder / "recipe-to-step-000002.yaml").read_text() == before
+    recipe.trainer.steps = 4
+    run.train(recipe, resume=folder, progress=False)
+    assert load_recipe(folder / "recipe-to-step-000003.yaml").trainer.steps == 3
+
+
+def test_a_run_that_goes_on_with_its_own_recipe_leaves_it_as_it_is(tmp_path, tiny_model_dir, monkeypatch, capsys):
+    recipe, folder = _short_run(tiny_model_dir, tmp_path, monkeypatch)
+    shutil.rmtree(folder / "checkpoints" / "step-000002")
+    run.train(recipe, resume=folder)
+    assert "another recipe" not in capsys.readouterr().out and not list(folder.glob("recipe-*"))
+
+
+def test_resuming_from_an_earlier_checkpoint_sets_the_later_ones_aside(tmp_path, tiny_model_dir, monkeypatch):
+    recipe, folder = _short_run(tiny_model_dir, tmp_path, monkeypatch)
+    checkpoints = folder / "checkpoints"
+    (checkpoints / "step-000002" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="resume from another one"):
+        run.train(recipe, resume=folder, progress=False)
+    recipe.trainer.save_every = 0  # saved at the end of step 2 alone
+    run.train(recipe, resume=checkpoints / "step-000001", progress=False)
+    assert {p.name for p in checkpoints.iterdir()} == {"step-000001", "step-000002", "abandoned-step-000002"}
+    assert verify_checkpoint(find_checkpoint(folder)) == 2
+    assert [line["step"] for line in _metrics(folder)] == [1, 2]
+
+
+def test_resuming_with_a_tied_head_warns_of_no_missing_weights(tmp_path, tiny_model_dir, monkeypatch, caplog):
+    """A tied head is saved once; transformers would report the second name as missing."""
+    recipe, folder = _short_run(tiny_model_dir, tmp_path, monkeypatch)
+    recipe.trainer.steps = 3
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    run.train(recipe, resume=folder, progress=False)
+    assert "missing keys" not in caplog.text
 
 
 def test_evaluations_after_the_checkpoint_are_made_again(tmp_path, tiny_model_dir, monkeypatch):

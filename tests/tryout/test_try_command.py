@@ -77,6 +77,8 @@ def test_a_reward_on_a_run_takes_outcome_limit_and_its_own_keys_from_the_recipe(
     [
         (["fewer_tokns", "--on", "FILE"], "no reward is named 'fewer_tokns'"),
         (["kimi_lenght", "--on", "FILE"], "did you mean 'kimi_length'?"),
+        (["kimi_length", "--on", "FILE", "--against", "l1_maxx"], "did you mean 'l1_max'?"),
+        (["kimi_length", "--on", "FILE", "--answer-style", "boxd"], "error: --answer-style: unknown style 'boxd'"),
         (["REWARDS:fewer_token", "--on", "FILE"], "did you mean 'fewer_tokens'?"),
         (["REWARDS:fewer_tokens", "--on", "FILE", "--set", "skale=3"], "'scale'?); its signature is fewer_tokens("),
         (["REWARDS:fewer_tokens", "--on", "FILE", "--set", "scale=much"], "scale: 'much'"),
@@ -119,6 +121,7 @@ def test_samples_without_golds_and_with_mixed_ones_are_refused(run, tmp_path):
     bare = write_lines(tmp_path / "bare.jsonl", [{k: v for k, v in row.items() if k != "answer"} for row in rows])
     done = run(f"{REWARDS}:fewer_tokens", "--on", bare)
     assert done.exit_code == 2 and "bare.jsonl: the rows have no gold answers" in done.stderr
+    assert "beside prompt and completion they have no column" in done.stderr
     mixed = write_lines(tmp_path / "mixed.jsonl", [*rows[:4], *(row | {"answer": ["1"]} for row in rows[4:])])
     done = run(f"{REWARDS}:fewer_tokens", "--on", mixed)
     assert done.exit_code == 2 and "mixed.jsonl, line 5: the gold answer is a list" in done.stderr
