@@ -88,6 +88,8 @@ def plot_curves(runs: Mapping[str, str | Path], path: str | Path, *, metric: str
                 axis.plot(*curve, color=GREY, lw=0.7, alpha=0.35)
         axis.plot(*curves[name], color=BLUE, lw=2)
         style.title(axis, name)
+    for axis in axes[max(0, len(curves) - columns) : len(curves)]:  # the lowest panel of each column
+        axis.tick_params(labelbottom=True)
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
     figure.supxlabel("training step", fontsize=9.5)
