@@ -15,7 +15,8 @@ from cib_rl.grading.pool import Grade
 from cib_rl.plugin import Failed, reward
 from cib_rl.trajectory import Trajectory
 
-RULES = ("math_full.py", "latex.py", "numbers.py", "fast_parser.py")  # what a kept check of the golds depends on
+# What a kept check of the golds depends on.
+RULES = ("math_full.py", "latex.py", "numbers.py", "fast_parser.py", "solved.py")
 
 
 @reward("math_correct", kind="outcome")

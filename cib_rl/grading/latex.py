@@ -25,8 +25,8 @@ _SIGNS = str.maketrans(
 )
 _SPACE = re.compile(r"(?<!\\)\\([!,;: ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle)(?![a-zA-Z]))")
 _SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])")
-_GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|\\,(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525
-_THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+)(\.\d+)?")
+_GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|(?:\\,|\{,\})(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525 and 5{,}525
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\%|\^\\circ)?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z])) ?")
 _LABEL = re.compile(
@@ -64,8 +64,9 @@ def clean(answer: str) -> str:
         text = label.group(1).strip()
     if number := _IN_PARENTHESES.fullmatch(text):
         text = number.group(1)
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
+    sides, equals, last = text.rpartition("=")
+    if _THOUSANDS.fullmatch(last.strip()):
+        text = sides + equals + last.replace(",", "")
     text = _ROOT.sub(r"\\sqrt", braced_fractions(text))
     return re.sub(r"(?<=[^\w]) | (?=[^\w])", "", text) if not MIXED.fullmatch(text) else text
 
@@ -80,7 +81,7 @@ def without_label(answer: str) -> str:
 
 def for_parser(text: str) -> str:
     """`clean` text with shorthand written out that latex2sympy does not read, or reads wrongly."""
-    text = text.removeprefix("\\approx").replace("$", "").strip()
+    text = text.removeprefix("\\approx").removeprefix("=").replace("$", "").strip()
     text = MIXED.sub(lambda m: m.group(1) + (m.group(4) or f"\\frac{{{m.group(2)}}}{{{m.group(3)}}}"), text)
     if scientific := SCIENTIFIC.fullmatch(text):
         text = f"{scientific.group(1)}\\cdot 10^{{{scientific.group(2)}}}"

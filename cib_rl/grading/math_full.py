@@ -20,6 +20,7 @@ from sympy.core.relational import Relational
 from cib_rl.grading import fast_parser
 from cib_rl.grading.latex import clean, different_words, for_parser, normalise, without_label
 from cib_rl.grading.numbers import CERTAIN
+from cib_rl.grading.solved import only_restates
 
 # In a box of its own the whole answer is read, or nothing; otherwise any number in it might be taken.
 _CONFIG = LatexExtractionConfig(boxed_match_priority=0)
@@ -93,6 +94,8 @@ def _apart(gold: Any, prediction: Any) -> bool:
             return True  # not for one interval: (1, 2) is read as one and may be a point
         if _is_inequality(a) and isinstance(b, (FiniteSet, Tuple)):
             return True  # 1 < x < 2 becomes the interval (1, 2), and that would equal the set of 1 and 2
+    if only_restates(gold, prediction):
+        return True
     values = _values(gold, prediction)
     return values is not None and abs(values[0] - values[1]) > CERTAIN * max(1.0, *map(abs, values))
 
