@@ -26,7 +26,7 @@ _SIGNS = str.maketrans(
 _SPACE = re.compile(r"(?<!\\)\\([!,;: ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle)(?![a-zA-Z]))")
 _SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])")
 _GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|(?:\\,|\{,\})(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525 and 5{,}525
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\%|\^\\circ)?")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?(?:\\%|\^\\circ)?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z])) ?")
 _LABEL = re.compile(
@@ -37,6 +37,11 @@ _FRACTION = re.compile(r"\\[dt]?frac(?![a-zA-Z])")
 _ARGUMENT = re.compile(r" *(?:(?P<brace>\{)|(?P<one>\\(?:pi|infty|alpha|beta|theta)(?![a-zA-Z])|[0-9a-zA-Z]))")
 _ROOT = re.compile(r"\\sqrt +(?=[0-9a-zA-Z\\])")
 _TRIGONOMETRIC = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:\d|\{\d+\}))?) *([a-zA-Z])(?![a-zA-Z(_^{])")
+_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:\d|\{-?\d+\}))?) ?"
+    r"(?:(\d+(?:\.\d+)?)\^\\circ|\((\d+(?:\.\d+)?)\^\\circ\)|\{(\d+(?:\.\d+)?)\^\\circ\})"
+)
+_ELLIPSIS = re.compile(r"(?<=[-+*])\\[lc]?dots(?=[-+*])")
 _WORD_INDEX = re.compile(r"_(?:\\(max|min)(?![a-zA-Z])|\{ ?\\(max|min) ?\})")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})")
@@ -66,7 +71,7 @@ def clean(answer: str) -> str:
         text = number.group(1)
     sides, equals, last = text.rpartition("=")
     if _THOUSANDS.fullmatch(last.strip()):
-        text = sides + equals + last.replace(",", "")
+        text = sides + equals + last.replace(",", "").replace(" ", "")
     text = _ROOT.sub(r"\\sqrt", braced_fractions(text))
     return re.sub(r"(?<=[^\w]) | (?=[^\w])", "", text) if not MIXED.fullmatch(text) else text
 
@@ -86,7 +91,8 @@ def for_parser(text: str) -> str:
     if scientific := SCIENTIFIC.fullmatch(text):
         text = f"{scientific.group(1)}\\cdot 10^{{{scientific.group(2)}}}"
     text = _REPEATING.sub(_as_fraction, text)
-    text = _TRIGONOMETRIC.sub(r"\1{\2}", text)
+    text = _ELLIPSIS.sub(r"\\Xi", text)  # an unknown, for it would be dropped: 1+2+...+8 is not 11
+    text = _TRIGONOMETRIC.sub(r"\1{\2}", _OF_DEGREES.sub(_in_radians, text))
     return _WORD_INDEX.sub(lambda m: f"_{{{m.group(1) or m.group(2)}}}", text)
 
 
@@ -114,6 +120,11 @@ def _undelimited(text: str) -> str:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             text = text[len(opening) : -len(closing)].strip()
     return text
+
+
+def _in_radians(match: re.Match[str]) -> str:
+    """\\sin 30^\\circ = \\sin(30π/180); latex2sympy drops the sign of degrees."""
+    return f"{match.group(1)}{{\\frac{{{match.group(match.lastindex or 0)}\\pi}}{{180}}}}"
 
 
 def _as_fraction(match: re.Match[str]) -> str:
