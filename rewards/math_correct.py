@@ -16,7 +16,8 @@ from cib_rl.plugin import Failed, reward
 from cib_rl.trajectory import Trajectory
 
 RULES = (  # what a kept check of the golds depends on
-    "math_full.py", "compare.py", "converter.py", "fast_parser.py", "latex.py", "marks.py", "numbers.py", "units.py",
+    "math_full.py", "compare.py", "converter.py", "fast_parser.py", "latex.py", "marks.py", "numbers.py", "solved.py",
+    "units.py",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from cib_rl.grading.numbers import CERTAIN
+from cib_rl.grading.solved import only_restates
 
 EXACT = 1e-9  # relative; expressions without decimals that differ by more are different
 DIGITS = 60  # math-verify takes what is smaller than 10 to minus so many for 0
@@ -57,6 +58,8 @@ def apart(gold: Any, prediction: Any) -> bool:
             return True  # 1 < x < 2 becomes the interval (1, 2), and that would equal the set of 1 and 2
     if isinstance(gold, Tuple) and len(getattr(prediction, "_unsorted_args", gold)) != len(gold):
         return True  # 3,2,2 for the point (3, 2)
+    if only_restates(gold, prediction):
+        return True
     values = _values(gold, prediction)
     return values is not None and abs(values[0] - values[1]) > CERTAIN * max(1.0, *map(abs, values))
 

@@ -25,8 +25,8 @@ _SIGNS = str.maketrans(
 )
 _SPACE = re.compile(r"(?<!\\)\\([!,;: ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle)(?![a-zA-Z]))")
 _SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])")
-_GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|\\,(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525
-_THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+)(\.\d+)?")
+_GROUPING = re.compile(r"(?<=\d)(?:,\\! ?(?=\d)|(?:\\,|\{,\})(?=\d{3}(?!\d)))")  # 5,\!525 and 5\,525 and 5{,}525
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?(?:\\%|\^\\circ)?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z])) ?")
 _LABEL = re.compile(
@@ -37,6 +37,11 @@ _FRACTION = re.compile(r"\\[dt]?frac(?![a-zA-Z])")
 _ARGUMENT = re.compile(r" *(?:(?P<brace>\{)|(?P<one>\\(?:pi|infty|alpha|beta|theta)(?![a-zA-Z])|[0-9a-zA-Z]))")
 _ROOT = re.compile(r"\\sqrt +(?=[0-9a-zA-Z\\])")
 _TRIGONOMETRIC = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:\d|\{\d+\}))?) *([a-zA-Z])(?![a-zA-Z(_^{])")
+_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:\d|\{-?\d+\}))?) ?"
+    r"(?:(\d+(?:\.\d+)?)\^\\circ|\((\d+(?:\.\d+)?)\^\\circ\)|\{(\d+(?:\.\d+)?)\^\\circ\})"
+)
+_ELLIPSIS = re.compile(r"(?<=[-+*])\\[lc]?dots(?=[-+*])")
 _WORD_INDEX = re.compile(r"_(?:\\(max|min)(?![a-zA-Z])|\{ ?\\(max|min) ?\})")
 _WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 # Dropped by math-verify, which would join the digits.
@@ -71,8 +76,9 @@ def clean(answer: str) -> str:
         text = label.group(1).strip()
     if number := _IN_PARENTHESES.fullmatch(text):
         text = number.group(1)
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
+    sides, equals, last = text.rpartition("=")
+    if _THOUSANDS.fullmatch(last.strip()):
+        text = sides + equals + last.replace(",", "").replace(" ", "")
     text = _ROOT.sub(r"\\sqrt", braced_fractions(text))
     return re.sub(r"(?<=[^\w]) | (?=[^\w])", "", text) if not MIXED.fullmatch(text) else text
 
@@ -87,7 +93,7 @@ def without_label(answer: str) -> str:
 
 def for_parser(text: str) -> str:
     """`clean` text with shorthand written out that latex2sympy does not read, or reads wrongly."""
-    text = text.removeprefix("\\approx").replace("$", " ").strip()
+    text = text.removeprefix("\\approx").removeprefix("=").replace("$", " ").strip()
     text = _BETWEEN_DIGITS.sub(" ", text)
     text = _BASED.sub(r"\1_", text)
     if "matrix" not in text:
@@ -96,7 +102,8 @@ def for_parser(text: str) -> str:
     if scientific := SCIENTIFIC.fullmatch(text):
         text = f"{scientific.group(1)}\\cdot 10^{{{scientific.group(2)}}}"
     text = _REPEATING.sub(_as_fraction, text)
-    text = _TRIGONOMETRIC.sub(r"\1{\2}", text)
+    text = _ELLIPSIS.sub(r"\\Xi", text)  # an unknown, for it would be dropped: 1+2+...+8 is not 11
+    text = _TRIGONOMETRIC.sub(r"\1{\2}", _OF_DEGREES.sub(_in_radians, text))
     return _WORD_INDEX.sub(lambda m: f"_{{{m.group(1) or m.group(2)}}}", text)
 
 
@@ -124,6 +131,11 @@ def _undelimited(text: str) -> str:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             text = text[len(opening) : -len(closing)].strip()
     return text
+
+
+def _in_radians(match: re.Match[str]) -> str:
+    """\\sin 30^\\circ = \\sin(30π/180); latex2sympy drops the sign of degrees."""
+    return f"{match.group(1)}{{\\frac{{{match.group(match.lastindex or 0)}\\pi}}{{180}}}}"
 
 
 def _as_fraction(match: re.Match[str]) -> str:
