@@ -161,7 +161,7 @@ def sweep(
 def sft(recipe: RecipeArgument, sets: SetOption = None) -> None:
     """Train on demonstrations by a recipe (supervised).
 
-    Makes the folders of one or more models, e.g. by the recipe `warmstart`, and prints their paths.
+    Makes a folder for each model of the recipe (e.g. `warmstart`) and prints the one they are in.
     """
     from cib_rl.recipe_io import load_recipe
     from cib_rl.trainers.sft import SFTSettings, run_sft

@@ -76,4 +76,5 @@ def _print_memory(console: Console, recipe: Recipe, found: Findings, devices: in
     table.add_row("sum", f"{sum(item.size for item in items) / 2**30:,.3f}", "")
     console.print(table)
     if not found.policy.layers:
-        console.print("(sizes read off the model's name; activations and KV cache are not counted)")
+        left_out = "activations are" if recipe.engine.name == "vllm" else "activations and KV cache are"
+        console.print(f"(sizes read off the model's name; {left_out} not counted)")

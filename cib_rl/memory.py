@@ -115,6 +115,7 @@ def estimate(
     length = prompt + recipe.environment.max_completion_length
     if policy.layers:
         items += _passes(recipe, policy, completions, length, b)
+    if policy.layers or recipe.engine.name == "vllm":  # vLLM's share does not depend on the model
         items += _cache(recipe, policy, completions * trainer.steps_per_window, length, b)
     return items
 

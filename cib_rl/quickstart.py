@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cib_rl.errors import UserError
 from cib_rl.evals.report import compare, save_comparison
 from cib_rl.plots import plot_run
 from cib_rl.recipe import Recipe
@@ -18,12 +19,20 @@ def quickstart(recipe: Recipe) -> Path:
     """Run `recipe` (the shipped `quickstart`, with the user's changes) and print the closing table.
 
     Returns the run folder: metrics, trajectories, checkpoints, both evaluations, their comparison, and plots.
+
+    Raises UserError for what `train` refuses, and for changes that leave no two evaluations to compare.
     """
+    evaluation = recipe.evaluation
+    if evaluation is None or not (evaluation.before and evaluation.after):
+        raise UserError(
+            "the quickstart compares before with after: leave `evaluation` its `before` and `after`, or train without "
+            "it by `cib-rl train quickstart`"
+        )
     console = Console()
     started = time.perf_counter()
     console.print(
         f"Training {recipe.model} for {recipe.trainer.steps} steps; "
-        f"{recipe.evaluation.problems if recipe.evaluation else 0} held-out problems before and after."
+        f"{evaluation.problems} held-out problems before and after."
     )
     folder = RunFolder(train(recipe))
     minutes = (time.perf_counter() - started) / 60

@@ -180,9 +180,8 @@ def _train(arguments: list[str], log: Path) -> int:
 
 def _last_error(log: Path) -> str:
     """The message of a user's mistake at the end of a log, on a line of its own; nothing where there is none."""
-    _, mark, message = (
-        log.read_text(encoding="utf-8", errors="replace").rpartition("\nerror: ") if log.is_file() else ("",) * 3
-    )
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    _, mark, message = f"\n{text}".rpartition("\nerror: ")
     return f"\n  error: {message.strip()}" if mark else ""
 
 

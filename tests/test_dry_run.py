@@ -250,6 +250,11 @@ def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
     assert sizes("trainer.gradient_checkpointing=true")["activations"] < plain["activations"]
     assert sizes("engine.max_num_seqs=4", prompt=8)["KV cache"] == plain["KV cache"] / 2
 
+    only_the_name = Shape(1000, 1000)
+    named = estimate(load_recipe(recipe_file, ["engine={name: vllm, gpu_memory_utilization: 0.4}"]), only_the_name, {})
+    assert any(item.name.startswith("vLLM: weights") and "40% of the device" in item.note for item in named)
+    assert "activations" not in {item.name for item in named}
+
     config = tmp_path / "zero2.json"
     config.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     divided = sizes(f"trainer.deepspeed={config}", devices=2)

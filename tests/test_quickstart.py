@@ -11,6 +11,13 @@ from cib_rl.cli import app
 SMALL = ["trainer.steps=2", "trainer.prompts_per_step=4", "evaluation.problems=24"]
 
 
+@pytest.mark.parametrize("change", ["evaluation=null", "evaluation.after=false", "evaluation.before=false"])
+def test_without_two_evaluations_it_is_refused_before_training(tmp_path, monkeypatch, change):
+    monkeypatch.setattr("cib_rl.quickstart.train", lambda *_: pytest.fail("it was trained"))
+    result = CliRunner().invoke(app, ["quickstart", "--output", str(tmp_path / "runs"), "--set", change])
+    assert result.exit_code == 2 and "cib-rl train quickstart" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.trl
 def test_it_trains_evaluates_compares_and_plots_and_never_overwrites(tmp_path):
