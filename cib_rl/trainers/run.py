@@ -22,6 +22,7 @@ from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import encode_prompt, make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
+from cib_rl.evals.scoring import require_outcome
 from cib_rl.grading.selfcheck import check_recipe_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
@@ -117,6 +118,8 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
+        if recipe.evaluation:
+            require_outcome(suite.rewards)  # not after the training
         reports = check_recipe_golds(recipe, rows, suite)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
         ungradable = {bad.index for report in reports for bad in report.ungradable}
