@@ -36,6 +36,7 @@ from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, Progr
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
+from cib_rl.trainers.processes import import_before_joining
 
 
 def train(
@@ -88,6 +89,8 @@ def prepare(
     """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        import_before_joining()
     arguments = _trl_arguments(recipe, processes, base_dir)
     state = PartialState()  # as the arguments made it: they know of CPUs and of DeepSpeed
     if state.num_processes != processes:
