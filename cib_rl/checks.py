@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cib_rl.errors import UserError
 from cib_rl.memory import ASSUMED_PROMPT, Shape, shape_from_name, shape_of
 from cib_rl.recipe import Recipe, RewardSection, TaskSection
 from cib_rl.run_folder import require_folder, require_free
 from cib_rl.trackers import trackers
+
+if TYPE_CHECKING:
+    from cib_rl.plugin.roles import Role
 
 Status = Literal["ok", "failed", "unchecked"]
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -66,6 +69,8 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
         for key, prior in section.kwargs.items():
             if isinstance(prior, dict) and ("model" in prior or key == "prior"):
                 found.run(f"{key} of {label}", lambda k=key, p=prior, n=label: _prior(k, p, n, base, found))  # type: ignore[misc]
+    if all(check.status != "failed" for check in found.checks if check.name.startswith("reward ")):
+        found.run("success", lambda: _success(recipe, base))
     if found.passed:  # grading needs the rewards and rows found above
         found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
     if recipe.evaluation and recipe.evaluation.task:
@@ -195,16 +200,36 @@ def _reward(section: RewardSection, recipe: Recipe, base: Path, tokenizer: list[
 
     from cib_rl.plugin.bound import BoundReward
     from cib_rl.plugin.registry import find_reward
+    from cib_rl.plugin.roles import role_of
     from cib_rl.plugin.signature import check_keywords, keyword_parameters
 
     plugin = find_reward(section.name, base)
+    role = role_of(section, plugin)
     if inspect.isclass(plugin):
         parameters = keyword_parameters(plugin, skip=0) if plugin.__init__ is not object.__init__ else {}
         check_keywords(section.name, plugin, parameters, section.kwargs)
     else:
         BoundReward(section, _context(recipe, base, tokenizer))
-    kind = section.kind or getattr(getattr(plugin, "__reward__", None), "kind", None)
-    return "ok", f"{kind}, weight {section.weight:g}"
+    return "ok", f"{role.kind}, weight {section.weight:g}"
+
+
+def _roles(recipe: Recipe, base: Path) -> list[Role]:
+    from cib_rl.plugin.registry import find_reward
+    from cib_rl.plugin.roles import role_of
+
+    return [role_of(section, find_reward(section.name, base)) for section in recipe.rewards]
+
+
+def _success(recipe: Recipe, base: Path) -> tuple[Status, str]:
+    """That an outcome reward decides what is a success, where a reward or the evaluation asks for it."""
+    from cib_rl.evals.scoring import require_outcome
+    from cib_rl.plugin.roles import check_roles
+
+    roles = _roles(recipe, base)
+    outcomes = check_roles(roles, recipe.success)
+    if recipe.evaluation:
+        require_outcome(roles)
+    return "ok", recipe.success.outcome or ", ".join(outcomes) or "no outcome reward, and nothing needs one"
 
 
 def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: list[Any]) -> tuple[Status, str]:
@@ -214,7 +239,8 @@ def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: li
     from cib_rl.grading.selfcheck import check_recipe_golds
     from cib_rl.plugin import RewardSuite
 
-    outcomes = [s for s in recipe.rewards if _kind(s, base) == "outcome"]
+    kinds = [role.kind for role in _roles(recipe, base)]
+    outcomes = [section for section, kind in zip(recipe.rewards, kinds, strict=True) if kind == "outcome"]
     if not outcomes:
         return "ok", "no outcome reward, nothing to grade"
     suite = RewardSuite(outcomes, _context(recipe, base, tokenizer), recipe.success)
@@ -223,13 +249,6 @@ def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: li
     finally:
         suite.close()
     return "ok", f"{len(rows):,} gold answers graded"
-
-
-def _kind(section: RewardSection, base: Path) -> str | None:
-    from cib_rl.plugin.registry import find_reward
-
-    declared = getattr(find_reward(section.name, base), "__reward__", None)
-    return section.kind or getattr(declared, "kind", None)
 
 
 def _context(recipe: Recipe, base: Path, tokenizer: Iterable[Any]) -> Any:

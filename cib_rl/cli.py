@@ -131,9 +131,11 @@ def train(
         if not check(loaded, devices=devices, resume=resume):
             raise typer.Exit(1)
         return
+    from cib_rl.trainers.processes import leave_processes
     from cib_rl.trainers.run import train as run
 
-    print(run(loaded, resume=resume))
+    print(run(loaded, resume=resume), flush=True)
+    leave_processes()
 
 
 @app.command()

@@ -16,6 +16,8 @@ from cib_rl.evals.benchmarks.base import Measure
 from cib_rl.evals.result import EvalResult, Sample, make_sample
 from cib_rl.grading.answers import extract_answer
 from cib_rl.plugin import RewardSuite
+from cib_rl.plugin.bound import BoundReward
+from cib_rl.plugin.roles import Role
 from cib_rl.progress import RunProgress
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.run_folder import package_versions
@@ -27,6 +29,16 @@ from cib_rl.trajectory import Trajectory
 def sample_seed(seed: int, question: str, sample: int) -> int:
     """The seed of one answer: the same whatever else is asked, so samples can be added without changing the others."""
     return derive_seed(seed, "eval", question, sample)
+
+
+def require_outcome(rewards: Sequence[Role | BoundReward]) -> None:
+    """Raises UserError when none of a suite's rewards can say what is right."""
+    if not any(reward.kind == "outcome" for reward in rewards):
+        labels = ", ".join(reward.label for reward in rewards) or "none"
+        raise UserError(
+            f"an evaluation needs an outcome reward; there are only {labels}. Add one to `rewards`, such as "
+            "`- name: math_correct`"
+        )
 
 
 def score_rows(
@@ -48,8 +60,7 @@ def score_rows(
 
     Raises UserError when the suite has no outcome reward: nothing would say what is right.
     """
-    if not any(reward.kind == "outcome" for reward in suite.rewards):
-        raise UserError(f"an evaluation needs an outcome reward; there are only {', '.join(suite.names) or 'none'}")
+    require_outcome(suite.rewards)
     rank, processes = (
         (torch.distributed.get_rank(), torch.distributed.get_world_size())
         if torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -6,7 +6,7 @@ from cib_rl.plugin import by_group, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("kimi_length", kind="shaping")
+@reward("kimi_length", kind="shaping", needs_success=True)
 def kimi_length(trajectories: list[Trajectory]) -> list[float]:
     """λ = 0.5 − (n − min)/(max − min) if right, min(0, λ) if wrong; min and max over the prompt's completions.
 

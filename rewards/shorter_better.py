@@ -6,7 +6,7 @@ from cib_rl.plugin import by_group, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("shorter_better", kind="shaping")
+@reward("shorter_better", kind="shaping", needs_success=True)
 def shorter_better(trajectories: list[Trajectory]) -> list[float]:
     """−|n − target|, target the tokens of the prompt's shortest right answer, or the mean of all where none is right.
 

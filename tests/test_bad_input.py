@@ -94,6 +94,13 @@ BEFORE_THE_FIRST_STEP = {
     ),
     "unknown reward": ({"rewards": [{"name": "math_corect"}]}, "math_corect.*math_correct"),
     "unknown reward key": ({"rewards": [{"name": "math_correct", "timeot": 1}]}, "timeot"),
+    "a reward that asks for successes, and no outcome": (
+        {"rewards": [{"name": "kimi_length"}]}, "reward 'kimi_length': it asks .* needs an outcome reward; there is"
+    ),
+    "an evaluation, and no outcome": (
+        {"rewards": [{"name": f"{HERE}:first_token"}], "evaluation": {"task": {"name": "countdown"}, "before": False}},
+        "an evaluation needs an outcome reward; there are only first_token",
+    ),
     "unknown environment": ({"environment.name": "two_turn"}, "environment.name: unknown 'two_turn'"),
     "unknown environment key": ({"environment.max_turns": 3}, "environment: unknown key `max_turns`"),
     "unknown answer style": ({"environment.answer": "tagg"}, "environment.answer: unknown style 'tagg'; known: tag"),

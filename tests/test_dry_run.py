@@ -35,6 +35,7 @@ def recipe_file(tmp_path, tiny_model_dir, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(5)))
+    (tmp_path / "mine.py").write_text(MINE)
     path = tmp_path / "mine.yaml"
     path.write_text(RECIPE.format(model=tiny_model_dir, rows=rows))
     return path
@@ -44,6 +45,24 @@ def problems(path, *sets, devices=1) -> dict[str, str]:
     """Failed check -> detail."""
     found = check_recipe(load_recipe(path, sets), devices=devices)
     return {check.name: check.detail for check in found.checks if check.status == "failed"}
+
+
+LENGTH = "{name: surprisal, prior: {name: uniform}}"
+MINE = """\
+from cib_rl.plugin import reward, success
+
+@reward("asks", kind="shaping", needs_success=True)
+class Asks:
+    def __init__(self, *, context):
+        raise AssertionError("a dry run builds no class")
+
+    def __call__(self, trajectories):
+        return success(trajectories)
+
+class Bare:
+    def __call__(self, trajectories):
+        return [1.0] * len(trajectories)
+"""
 
 
 def _prior(spec: str) -> str:
@@ -88,7 +107,7 @@ def test_every_problem_is_found_in_one_go(recipe_file):
         (["task.columns={prompt: question}"], "task", "no column 'question'"),
         (["rewards.0.name=math_corect"], "reward math_corect", "did you mean 'math_correct'"),
         (["rewards.0.timeuot=3"], "reward math_correct", "no keyword 'timeuot'"),
-        (["rewards.0.name=mine.py:f"], "reward mine.py:f", "mine.py"),
+        (["rewards.0.name=yours.py:f"], "reward yours.py:f", "yours.py"),
         (["credit=[{name: group, flor: 1}]"], "credit", "did you mean 'floor'"),
         ([_prior("{name: unifrom}")], "prior of surprisal", "no prior is named 'unifrom'"),
         ([_prior("{name: laplace, taget: 9}")], "prior of surprisal", "did you mean 'target'"),
@@ -102,6 +121,13 @@ def test_every_problem_is_found_in_one_go(recipe_file):
         (["lora.target_modules=[nope]"], "model", "matches no linear layer"),
         (["tokenizer=./none"], "tokenizer", "no folder"),
         (["evaluation.task={name: jsonl, path: other.jsonl}"], "evaluation.task", "other.jsonl"),
+        (["rewards=[{name: kimi_length}]", "evaluation=null"], "success", "reward 'kimi_length': it asks which"),
+        ([f"rewards=[{LENGTH[:-1]}, only_when_correct: true}}]", "evaluation=null"], "success", "only_when_correct"),
+        ([f"rewards=[{LENGTH}]"], "success", "an evaluation needs an outcome reward; there are only surprisal"),
+        (["success.outcome=math"], "success", "success.outcome: no outcome is labelled 'math'; known: math_correct"),
+        (["rewards.0.name=mine.py:Bare"], "reward mine.py:Bare", "does not say what it is"),
+        (["rewards=[{name: 'mine.py:asks'}]", "evaluation=null"], "success", "reward 'asks': it asks which"),
+        (["rewards=[{name: 'mine.py:asks', kind: outcome}]"], "reward mine.py:asks", "cannot be one itself"),
     ],
 )
 def test_each_problem_is_named(recipe_file, sets, name, words):

@@ -76,11 +76,13 @@ class Settings:
 class Scorer:
     """Scores trajectories as a recipe with these rewards would. One call at a time, from any thread.
 
+    `judged`: see `RewardSuite`.
+
     Raises:
         UserError: a reward cannot be found or built (PluginError), or a setting is wrong.
     """
 
-    def __init__(self, rewards: Sequence[RewardSpec], settings: Settings) -> None:
+    def __init__(self, rewards: Sequence[RewardSpec], settings: Settings, *, judged: bool = False) -> None:
         self.settings = settings.resolved()
         self.context = RewardContext(
             tokenizer=self.settings.tokenizer,
@@ -93,7 +95,8 @@ class Scorer:
         if not sections:
             raise PluginError("no reward is given")
         with unsharded():  # a reward's model, e.g. the prior, stays whole under ZeRO-3
-            self.suite = RewardSuite(sections, self.context, _checked(SuccessSection, self.settings.success, "success"))
+            success = _checked(SuccessSection, self.settings.success, "success")
+            self.suite = RewardSuite(sections, self.context, success, judged=judged)
         self._lock = threading.Lock()
         self._last: deque[Scores] = deque()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class TrlStep:
         diagnostics: str | None = None,
     ) -> None:
         self._arguments = (rewards, settings, num_generations, whole_groups, diagnostics)
-        self.scorer = Scorer(rewards, settings)
+        with _naming_outcome():
+            self.scorer = Scorer(rewards, settings)
         self._diagnostics = diagnostics or self.scorer.suite.names[-1]
         self._num_generations, self._whole_groups = num_generations, whole_groups
         self._lock = threading.Lock()
@@ -87,12 +89,8 @@ class TrlStep:
         return trajectories_of(prompts, completions, completion_ids, columns, groups, self.scorer.settings, facts)
 
     def _score(self, made: list[Trajectory]) -> Scores:
-        try:
+        with _naming_outcome():
             return self.scorer.score(made)
-        except PluginError as error:
-            if "outcome reward" not in str(error):
-                raise
-            raise PluginError(f"{error} (as_trl takes it as outcome=...)") from error
 
     def _pass_on(self, scores: Scores, made: list[Trajectory], log_metric: Any, log_extra: Any) -> None:
         """Hand to TRL what rewards logged and attached."""
@@ -106,3 +104,14 @@ class TrlStep:
         for name in dict.fromkeys(name for t in made for name in t.diagnostics):
             mean = np.mean([t.diagnostics[name] for t in made if name in t.diagnostics])
             log_metric(f"{self._diagnostics}/{name}", float(mean))
+
+
+@contextmanager
+def _naming_outcome() -> Iterator[None]:
+    """Adds to an error that asks for an outcome reward how it is given here."""
+    try:
+        yield
+    except PluginError as error:
+        if "outcome reward" not in str(error):
+            raise
+        raise PluginError(f"{error} (as_trl takes it as outcome=...)") from error

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cib_rl.plugin.contract import Kind, PluginError, RewardContext, RewardInfo
+from cib_rl.plugin.contract import PluginError, RewardContext
 from cib_rl.plugin.registry import find_reward
+from cib_rl.plugin.roles import role_of
 from cib_rl.plugin.signature import check_keywords, keyword_parameters
 from cib_rl.plugin.trl_style import Logged, TrlStyle, is_trl_style
 from cib_rl.recipe import RewardSection
@@ -31,16 +32,13 @@ class BoundReward:
 
     def __init__(self, section: RewardSection, context: RewardContext) -> None:
         plugin = find_reward(section.name, Path(context.base_dir))
-        info = getattr(plugin, "__reward__", None)
-        declared = info if isinstance(info, RewardInfo) else None
-        name = declared.name if declared else getattr(plugin, "__name__", section.name)
-        self.label = section.label or name
+        role = role_of(section, plugin)
+        name, self.label, self.kind = role.name, role.label, role.kind
         self.weight = section.weight
         self.call_timeout, self.call_concurrency = section.call_timeout, section.call_concurrency
         self.max_error_share = section.max_error_share
         self._schedule = sorted((section.weight_schedule or {0: 1.0}).items())
         self.only_when_correct = section.only_when_correct
-        self.kind = _kind(section, declared)
         self.logged: Logged | None = None
         self._call: Callable[[list[Trajectory]], Any]
         if inspect.isclass(plugin):
@@ -77,18 +75,6 @@ class BoundReward:
 
 def _what(plugin: Any) -> str:
     return "class" if inspect.isclass(plugin) else "function"
-
-
-def _kind(section: RewardSection, declared: RewardInfo | None) -> Kind:
-    kind = section.kind or (declared.kind if declared else None)
-    if kind is None:
-        raise PluginError(
-            f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) or "
-            "`kind: shaping` (how was it reached?) to its section (for `cib-rl rewards try`: --set kind=shaping)"
-        )
-    if kind == "outcome" and section.only_when_correct:
-        raise PluginError(f"reward {section.name!r}: only_when_correct is for shaping rewards; this one is an outcome")
-    return kind
 
 
 def _build(name: str, plugin: Any, section: RewardSection, context: RewardContext) -> Any:

@@ -80,10 +80,11 @@ class RewardContext:
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """What `@reward` declares."""
+    """What `@reward` declares (see there)."""
 
     name: str
     kind: Kind
+    needs_success: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,22 @@ class Scores:
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def reward(name: str, *, kind: Kind) -> Callable[[T], T]:
-    """Declare a function or class as a reward: an "outcome" (is it right?) or "shaping" (how was it reached?)."""
+def reward(name: str, *, kind: Kind, needs_success: bool = False) -> Callable[[T], T]:
+    """Declare a function or class as a reward.
+
+    Args:
+        name: under which recipes and logs know it.
+        kind: "outcome" (is it right?) or "shaping" (how was it reached?).
+        needs_success: it calls `success(trajectories)`; a recipe in which no outcome reward decides that is refused
+            before training, instead of at the first scoring.
+    """
     if kind not in ("outcome", "shaping"):
         raise ValueError(f"reward {name!r}: kind must be 'outcome' or 'shaping', not {kind!r}")
+    if kind == "outcome" and needs_success:
+        raise ValueError(f"reward {name!r}: outcomes decide what is a success and cannot ask for it (needs_success)")
 
     def declare(target: T) -> T:
-        target.__reward__ = RewardInfo(name, kind)  # type: ignore[attr-defined]
+        target.__reward__ = RewardInfo(name, kind, needs_success)  # type: ignore[attr-defined]
         return target
 
     return declare

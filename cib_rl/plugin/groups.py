@@ -26,7 +26,8 @@ def by_group(trajectories: Sequence[Trajectory]) -> list[list[int]]:
 def success(trajectories: Sequence[Trajectory]) -> NDArray[np.bool_]:
     """Which trajectories are successes, shape (N,): `Scores.correct`, as the outcome rewards have decided it.
 
-    For shaping rewards, which run after the outcome rewards.
+    For shaping rewards, which run after the outcome rewards. Declare them with `@reward(..., needs_success=True)`, so
+    that a recipe without an outcome is refused before training.
 
     Raises:
         PluginError: no outcome reward has judged a trajectory (the recipe has none, or the caller is one).

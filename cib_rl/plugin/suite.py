@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cib_rl.plugin.background import BackgroundLoop
@@ -11,7 +12,9 @@ from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import PluginError, RewardContext, Scores
 from cib_rl.plugin.guard import Guard
 from cib_rl.plugin.isolate import call_isolated, call_isolated_async
+from cib_rl.plugin.registry import find_reward
 from cib_rl.plugin.results import Result
+from cib_rl.plugin.roles import check_roles, role_of
 from cib_rl.plugin.scores import Tally, stop_on_failures
 from cib_rl.recipe import RewardSection, SuccessSection
 from cib_rl.trajectory import Trajectory
@@ -31,28 +34,26 @@ class RewardSuite:
         sections: the recipe's reward sections.
         context: given to the rewards that ask for it; its `trainer_state` says at which step weights are taken.
         success: what counts as a success.
+        judged: the trajectories will come with their `success`, so that rewards may ask for it without an outcome.
 
     Raises:
-        PluginError: a reward cannot be found, imported or built, two have the same label, or `success` names none.
+        PluginError: a reward cannot be found, imported or built, or they make no sense together (see `check_roles`).
     """
 
     def __init__(
-        self, sections: Sequence[RewardSection], context: RewardContext, success: SuccessSection | None = None
+        self,
+        sections: Sequence[RewardSection],
+        context: RewardContext,
+        success: SuccessSection | None = None,
+        *,
+        judged: bool = False,
     ) -> None:
         self.context = context
         self.success = success or SuccessSection()
+        roles = [role_of(section, find_reward(section.name, Path(context.base_dir))) for section in sections]
+        check_roles(roles, self.success, judged=judged)  # before a reward loads its model
         self.rewards = [BoundReward(section, context) for section in sections]
         self._loop = BackgroundLoop()
-        for label in self.names:
-            if self.names.count(label) > 1:
-                raise PluginError(f"two rewards are labelled {label!r}: give one of them another `label`")
-        outcomes = [r.label for r in self.rewards if r.kind == "outcome"]
-        if self.success.outcome is not None and self.success.outcome not in outcomes:
-            known = ", ".join(outcomes) or "there is none"
-            raise PluginError(f"success.outcome: no outcome is labelled {self.success.outcome!r}; known: {known}")
-        gated = [r.label for r in self.rewards if r.only_when_correct]
-        if gated and not outcomes:
-            raise PluginError(f"reward {gated[0]!r}: only_when_correct needs an outcome reward; there is none")
 
     @property
     def names(self) -> list[str]:

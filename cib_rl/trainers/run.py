@@ -22,6 +22,7 @@ from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import encode_prompt, make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
+from cib_rl.evals.scoring import require_outcome
 from cib_rl.grading.selfcheck import check_recipe_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
@@ -36,6 +37,7 @@ from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, Progr
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
+from cib_rl.trainers.processes import import_before_joining
 
 
 def train(
@@ -88,6 +90,8 @@ def prepare(
     """Everything `train` needs, put together and taken down again; the trainer has not made a step yet."""
     base_dir = base_dir or Path.cwd()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        import_before_joining()
     arguments = _trl_arguments(recipe, processes, base_dir)
     state = PartialState()  # as the arguments made it: they know of CPUs and of DeepSpeed
     if state.num_processes != processes:
@@ -121,6 +125,8 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
+        if recipe.evaluation:
+            require_outcome(suite.rewards)  # not after the training
         reports = check_recipe_golds(recipe, rows, suite)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
         ungradable = {bad.index for report in reports for bad in report.ungradable}

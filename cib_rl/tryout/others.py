@@ -41,7 +41,7 @@ def _score(spec: RewardSpec, judged: Sequence[Trajectory], settings: Settings) -
     name = spec if isinstance(spec, str) else str(spec.get("name"))
     scorer = None
     try:
-        scorer = Scorer([spec], replace(settings, success=None))
+        scorer = Scorer([spec], replace(settings, success=None), judged=True)
         label: str = scorer.suite.names[0]
         scores = scorer.suite.score([_copy(t) for t in judged], stop=False)
     except UserError as error:

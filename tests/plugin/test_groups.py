@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cib_rl.plugin import PluginError, by_group, column_of, number_in, success
+from cib_rl.plugin import PluginError, by_group, column_of, number_in, reward, success
 from tests.plugin.conftest import trajectory as make
 
 
@@ -60,6 +60,37 @@ def test_a_trajectory_that_a_shaping_reward_failed_on_is_no_success_in_the_end(s
     made = [trajectory(0, half=0.25, other=1.0), trajectory(1, half=1.0, other=1.0)]
     scores = suite({"name": "mine.py:other"}, {"name": "mine.py:breaks"}).score(made)
     assert scores.correct.tolist() == [t.success for t in made] == [False, True]
+
+
+DECLARED = """
+from cib_rl.plugin import success
+@reward("asks", kind="shaping", needs_success=True)
+def asks(ts): return [10.0 * s for s in success(ts)]
+@reward("loads", kind="shaping")
+class Loads:
+    def __init__(self): raise AssertionError("built before the recipe was found wrong")
+    def __call__(self, ts): return [0.0] * len(ts)
+@reward("right", kind="outcome")
+def right(ts): return [1.0] * len(ts)
+"""
+
+
+def test_a_reward_that_says_it_asks_for_successes_is_refused_without_an_outcome_and_before_any_is_built(
+    suite, plugin, trajectory
+):
+    plugin(DECLARED)
+    with pytest.raises(PluginError, match=r"reward 'mine': it asks .*needs an outcome reward.*`- name: math_correct`"):
+        suite({"name": "mine.py:loads"}, {"name": "mine.py:asks", "label": "mine"})
+    one = suite({"name": "mine.py:asks"}, {"name": "mine.py:right"})
+    assert one.score([trajectory()]).values["asks"].tolist() == [10.0]
+
+
+def test_what_asks_for_successes_cannot_decide_them(suite, plugin):
+    plugin(DECLARED)
+    with pytest.raises(PluginError, match=r"'mine\.py:asks' asks which .* cannot be one itself"):
+        suite({"name": "mine.py:asks", "kind": "outcome"})
+    with pytest.raises(ValueError, match="needs_success"):
+        reward("both", kind="outcome", needs_success=True)
 
 
 def test_success_without_an_outcome_reward_is_an_error_that_says_so(suite, plugin, trajectory):

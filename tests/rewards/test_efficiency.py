@@ -14,10 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cib_rl import rewards
 from cib_rl.checks import check_recipe
 from cib_rl.credit.assign import Credit
 from cib_rl.models import load_tokenizer
-from cib_rl.plugin import PluginError, RewardContext, RewardSuite
+from cib_rl.plugin import PluginError, RewardContext, RewardSuite, find_reward
 from cib_rl.recipe import CreditSection, RewardSection
 from cib_rl.recipe_io import find_recipe, load_recipe
 from tests.rewards.support import OUTCOME, Row, batches, completion, outranked, score, totals
@@ -85,11 +86,23 @@ def test_neither_order_nor_other_prompts_change_a_reward(section, rows, random):
 @pytest.mark.parametrize(
     "section", [*PROMISED[:7], {"name": "shorter_better"}, {"name": "cosine_length"}], ids=lambda s: s["name"]
 )
-def test_without_an_outcome_reward_the_run_stops_and_says_why(section):
-    suite = RewardSuite([RewardSection(**section)], RewardContext(max_completion_length=9))
-    with pytest.raises(PluginError, match="needs an outcome reward"):
-        suite.score([completion(Row(0, True, 3))])
+def test_without_an_outcome_reward_no_run_starts_and_the_message_says_why(section):
+    context = RewardContext(max_completion_length=9)
+    with pytest.raises(PluginError, match=rf"reward '{section['name']}': .* needs an outcome reward"):
+        RewardSuite([RewardSection(**section)], context)
+    judged = completion(Row(0, True, 3))
+    judged.success = True
+    suite = RewardSuite([RewardSection(**section)], context, judged=True)  # told beforehand
+    assert suite.score([judged]).valid.tolist() == [True]
     suite.close()
+
+
+def test_the_built_in_rewards_that_ask_for_successes_say_so():
+    """A reward asks by `success(...)`; its source has the call where its declaration has `needs_success=True`."""
+    files = [file for file in Path(rewards.__file__).parent.glob("*.py") if "@reward(" in file.read_text()]
+    asking = {file.stem for file in files if re.search(r"\bsuccess\(", file.read_text())}
+    declared = {file.stem for file in files if find_reward(file.stem, Path()).__reward__.needs_success}
+    assert declared == asking and len(asking) == 7 < len(files)
 
 
 # ---------------------------------------------------------------- linear and L1-Exact are priors of `surprisal`

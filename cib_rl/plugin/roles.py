@@ -1,0 +1,81 @@
+"""What each reward is in its recipe, known before any is built, and whether they make sense together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cib_rl.plugin.contract import Kind, PluginError, RewardInfo
+from cib_rl.recipe import RewardSection, SuccessSection
+
+
+@dataclass(frozen=True)
+class Role:
+    """One reward as the recipe and its plugin declare it.
+
+    Attributes:
+        name: the plugin's own, for messages. label: its name in logs.
+        kind, only_when_correct: as the recipe or the plugin says.
+        needs_success: it asks which completions are successes.
+    """
+
+    name: str
+    label: str
+    kind: Kind
+    only_when_correct: bool
+    needs_success: bool
+
+
+def role_of(section: RewardSection, plugin: Any) -> Role:
+    """The role of `plugin`, the function or class that `section` names.
+
+    Raises:
+        PluginError: neither says of what kind it is, or an outcome is gated by successes.
+    """
+    info = getattr(plugin, "__reward__", None)
+    declared = info if isinstance(info, RewardInfo) else None
+    name = declared.name if declared else getattr(plugin, "__name__", section.name)
+    kind = section.kind or (declared.kind if declared else None)
+    if kind is None:
+        raise PluginError(
+            f"reward {section.name!r} does not say what it is: add `kind: outcome` (is the answer right?) or "
+            "`kind: shaping` (how was it reached?) to its section (for `cib-rl rewards try`: --set kind=shaping)"
+        )
+    needs_success = declared is not None and declared.needs_success
+    if kind == "outcome" and section.only_when_correct:
+        raise PluginError(f"reward {section.name!r}: only_when_correct is for shaping rewards; this one is an outcome")
+    if kind == "outcome" and needs_success:
+        raise PluginError(
+            f"reward {section.name!r} asks which completions are successes, which the outcome rewards decide: it "
+            "cannot be one itself; take `kind: outcome` out of its section"
+        )
+    return Role(name, section.label or name, kind, section.only_when_correct, needs_success)
+
+
+def check_roles(roles: Sequence[Role], success: SuccessSection, *, judged: bool = False) -> list[str]:
+    """The labels of the outcome rewards.
+
+    Args:
+        judged: which completions are successes is known beforehand.
+
+    Raises:
+        PluginError: two rewards have the same label, `success` names no outcome, or a reward depends on successes and
+            nothing decides them.
+    """
+    labels = [role.label for role in roles]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise PluginError(f"two rewards are labelled {label!r}: give one of them another `label`")
+    outcomes = [role.label for role in roles if role.kind == "outcome"]
+    if success.outcome is not None and success.outcome not in outcomes:
+        known = ", ".join(outcomes) or "there is none"
+        raise PluginError(f"success.outcome: no outcome is labelled {success.outcome!r}; known: {known}")
+    for role in roles:
+        needed_for = "only_when_correct" if role.only_when_correct else "it asks which completions are successes, and"
+        if not outcomes and (role.only_when_correct or (role.needs_success and not judged)):
+            raise PluginError(
+                f"reward {role.label!r}: {needed_for} needs an outcome reward; there is none. Add one to `rewards`, "
+                "such as `- name: math_correct`, or give the reward that says what is right `kind: outcome`"
+            )
+    return outcomes
