@@ -6,6 +6,7 @@ import json
 import math
 import re
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
