@@ -29,6 +29,8 @@ class Exhausted(BaseException):
 class Converter(TwoStage):
     """The converter that `latex2sympy` makes for each text."""
 
+    config: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config = replace(self.config, lowercase_symbols=False)  # R/r is not 1
