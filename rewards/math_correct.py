@@ -25,8 +25,8 @@ RULES = (  # what a kept check of the golds depends on
 class MathCorrect:
     """1 if the answer equals the gold answer (math-verify), 0 if it does not or there is none.
 
-    Reads `trajectory.answer` and `task["answer"]` (a text or a number). An answer that cannot be judged (time or memory
-    limit, crash of the worker, gold answer that cannot be read) is an error, never a 0.
+    Reads `trajectory.answer` and `task["answer"]` (a text or a number). An answer that cannot be judged (limit of time,
+    memory or nesting, crash of the worker, gold answer that cannot be read) is an error, never a 0.
 
     Args:
         timeout: seconds per answer.

@@ -50,6 +50,7 @@ _BASED = re.compile(r"\((\d+)\)_")  # (12)_{8} is a number; math-verify takes it
 _POWER_T = re.compile(r"\^(?:T(?![a-zA-Z])|\{T\})")  # read as a transpose, which a number does not change
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)[ \t]*\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_NEGATION = re.compile(r"\b(?:not|never|neither|nor|except)\s*$")
 _PLAIN_WORDS = re.compile(r"(?:[A-Za-z\s.,:;*$]|\\[()\[\]])*")
 SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,15})\.(\d{0,15})\\(?:overline|bar|dot) ?(?:\{(\d{1,15})\}|(\d))(?!\d)")
@@ -161,7 +162,7 @@ def unboxed(text: str) -> str:
     if not boxes:
         return text
     rest.append(text[at:])
-    if all(map(_PLAIN_WORDS.fullmatch, rest)):
+    if all(map(_PLAIN_WORDS.fullmatch, rest)) and not any(map(_NEGATION.search, rest)):
         return unboxed(",".join(boxes))
     inside = [box if before.rstrip().endswith("=") else f"{{{box}}}" for before, box in zip(rest, boxes, strict=False)]
     return unboxed("".join(piece for pair in zip(rest, [*inside, ""], strict=True) for piece in pair))

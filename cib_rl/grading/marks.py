@@ -14,7 +14,7 @@ class TooDeep(ValueError):
     """The answer nests too deep to be parsed."""
 
 
-_BASE = re.compile(r"\d\)? ?_ ?(\{(?:[^{}]|\{[^{}]*\})*\}|\\?[a-zA-Z0-9]+)")
+_BASE = re.compile(r"\d\)? ?_ ?(\{(?:[^{}]|\{[^{}]*\})*\}|\\?[a-zA-Z0-9]+|\S)")
 _BASE_WORDS = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
 _PRIMES = re.compile(r"[A-Za-z)]('+)")
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}")

@@ -159,8 +159,8 @@ SHAPES = [
     Shape("values without names", "order of named values", "right", "x=<m>,y=<n>", "<n>,<m>"),
     Shape("inequality for a set", "inequalities are no sets", "right", r"\{5,<n>\}", "5<x<<n>"),
     # ---- sizes
-    Shape("small power", "relative size", "right", "2^{-1<n>}", "2^{-1<m>}"),
-    Shape("small fraction", "relative size", "right", r"\frac{1}{3^{1<n>}}", r"\frac{1}{3^{1<m>}}"),
+    Shape("small power", "relative size", "right", "2^{-2<n>}", "2^{-2<m>}"),
+    Shape("small fraction", "relative size", "right", r"\frac{1}{3^{2<n>}}", r"\frac{1}{3^{2<m>}}"),
     Shape("small decimal", "relative size", "right", "0.0000000<n>", "0.0000000<m>"),
     # ---- completions
     Shape("earlier box", "the last box", "right", "<n>", r"\boxed{<n>}, no, \boxed{<m>}", style="boxed"),

@@ -179,6 +179,7 @@ def test_words_are_the_same_in_either_case_and_symbols_are_not(a, b, same):
         (r"The answer is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\[ \boxed{\boxed{x}} \]", "x"),
         (r"\boxed{1} or \fbox{2}", "1,2"),
+        (r"not \boxed{72}", "not {72}"),
         (r"5=\boxed{72}", "5=72"),
         (r"73\boxed{72}", "73{72}"),
         (r"\boxed{72}+1", "{72}+1"),
