@@ -15,8 +15,10 @@ from cib_rl.grading.pool import Grade
 from cib_rl.plugin import Failed, reward
 from cib_rl.trajectory import Trajectory
 
-# What a kept check of the golds depends on.
-RULES = ("math_full.py", "latex.py", "numbers.py", "fast_parser.py", "solved.py")
+RULES = (  # what a kept check of the golds depends on
+    "math_full.py", "compare.py", "converter.py", "fast_parser.py", "latex.py", "marks.py", "numbers.py", "solved.py",
+    "units.py",
+)  # fmt: skip
 
 
 @reward("math_correct", kind="outcome")

@@ -1,4 +1,4 @@
-"""latex2sympy's grammar at twice the speed: ANTLR's two-stage parsing, for the process that imports this.
+"""latex2sympy's grammar at twice the speed: ANTLR's two-stage parsing.
 
 The generated parser predicts with full context wherever the faster SLL prediction meets a conflict, and keeps nothing
 of it: most of the time of a warm parser goes there. A parse that SLL completes without an error is the one that full
@@ -35,13 +35,3 @@ class TwoStage(_Converter):  # type: ignore[misc, valid-type]
             self.sll = False
             self.variances: dict[Any, Any] = {}
             return super().parse(latex_str)
-
-
-def install() -> None:
-    """Let math-verify use it, in this process."""
-    latex2sympy2._Latex2Sympy = TwoStage
-
-
-def uninstall() -> None:
-    """Undo `install`."""
-    latex2sympy2._Latex2Sympy = _Converter

@@ -21,7 +21,7 @@ _SIGNS = str.maketrans(
         "≤": r"\le ",
         "≥": r"\ge ",
     }
-    | {"°": r"^\circ ", "~": " ", "\u00a0": " ", "€": "", "£": "", "≈": r"\approx "}
+    | {"°": r"^\circ ", "~": " ", "\u00a0": " ", "€": " ", "£": " ", "≈": r"\approx "}
 )
 _SPACE = re.compile(r"(?<!\\)\\([!,;: ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle)(?![a-zA-Z]))")
 _SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])")
@@ -43,7 +43,14 @@ _OF_DEGREES = re.compile(
 )
 _ELLIPSIS = re.compile(r"(?<=[-+*])\\[lc]?dots(?=[-+*])")
 _WORD_INDEX = re.compile(r"_(?:\\(max|min)(?![a-zA-Z])|\{ ?\\(max|min) ?\})")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
+# Dropped by math-verify, which would join the digits.
+_BETWEEN_DIGITS = re.compile(r"(?<=[\d.])(?:[\"']|\\text ?\{ *\}|\\mathrm\{th\})+(?=[\d.])")
+_BASED = re.compile(r"\((\d+)\)_")  # (12)_{8} is a number; math-verify takes it for a falling factorial
+_POWER_T = re.compile(r"\^(?:T(?![a-zA-Z])|\{T\})")  # read as a transpose, which a number does not change
+_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)[ \t]*\{")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_PLAIN_WORDS = re.compile(r"(?:[A-Za-z\s.,:;*$]|\\[()\[\]])*")
 SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,15})\.(\d{0,15})\\(?:overline|bar|dot) ?(?:\{(\d{1,15})\}|(\d))(?!\d)")
 
@@ -60,10 +67,10 @@ def clean(answer: str) -> str:
 
     Space between digits stays, so that 1 1/2 does not become 11/2.
     """
-    text = _GROUPING.sub("", answer.translate(_SIGNS))
+    text = _GROUPING.sub("", unboxed(answer.translate(_SIGNS)))
     text = " ".join(_SPACE.sub(lambda m: "" if m.group(1) == "!" else " ", text).split())
     text = _undelimited(text)
-    text = _SIZES.sub("", text).replace("{,}", ",").replace("{-}", "-").replace("\\$", "").removeprefix("$")
+    text = _SIZES.sub("", text).replace("{,}", ",").replace("{-}", "-").replace("\\$", " ").strip().removeprefix("$")
     text = _DEGREES.sub(r"^\\circ ", text.rstrip(".,; ")).strip()
     if (label := _TEXT.fullmatch(text)) and not any(c.isalpha() for c in label.group(1)):
         text = label.group(1).strip()
@@ -86,7 +93,11 @@ def without_label(answer: str) -> str:
 
 def for_parser(text: str) -> str:
     """`clean` text with shorthand written out that latex2sympy does not read, or reads wrongly."""
-    text = text.removeprefix("\\approx").removeprefix("=").replace("$", "").strip()
+    text = text.removeprefix("\\approx").removeprefix("=").replace("$", " ").strip()
+    text = _BETWEEN_DIGITS.sub(" ", text)
+    text = _BASED.sub(r"\1_", text)
+    if "matrix" not in text:
+        text = _POWER_T.sub("^{{T}}", text)
     text = MIXED.sub(lambda m: m.group(1) + (m.group(4) or f"\\frac{{{m.group(2)}}}{{{m.group(3)}}}"), text)
     if scientific := SCIENTIFIC.fullmatch(text):
         text = f"{scientific.group(1)}\\cdot 10^{{{scientific.group(2)}}}"
@@ -134,13 +145,56 @@ def _as_fraction(match: re.Match[str]) -> str:
     return f"\\frac{{{numerator}}}{{{'9' * len(period)}{'0' * len(fixed)}}}"
 
 
+def unboxed(text: str) -> str:
+    """The content of the boxes in it, joined by commas, where only words stand around them.
+
+    Otherwise the boxes are taken off and the rest stays: 5=\\boxed{72} says 5=72. An unclosed box stays as it is.
+    """
+    boxes, rest, at = [], [], 0
+    while box := _BOX.search(text, at):
+        end = _closing(text, box.end())
+        if end is None:
+            return text
+        rest.append(text[at : box.start()])
+        boxes.append(text[box.end() : end])
+        at = end + 1
+    if not boxes:
+        return text
+    rest.append(text[at:])
+    if all(map(_PLAIN_WORDS.fullmatch, rest)):
+        return unboxed(",".join(boxes))
+    inside = [box if before.rstrip().endswith("=") else f"{{{box}}}" for before, box in zip(rest, boxes, strict=False)]
+    return unboxed("".join(piece for pair in zip(rest, [*inside, ""], strict=True) for piece in pair))
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` is closed."""
+    depth = 1
+    for brace in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return brace.start()
+    return None
+
+
+def same_words(gold: str, prediction: str) -> bool:
+    """Whether both are the same words, or the same letter of a choice, but for case and spaces.
+
+    Not for two letters in both cases, Rr, which are a product.
+    """
+    if not (_WORDS.fullmatch(gold) and _WORDS.fullmatch(prediction)):
+        return False
+    a, b = gold.lower().replace(" ", ""), prediction.lower().replace(" ", "")
+    return a == b and (len(a) > 2 or (len(a) == 2 and a[0] != a[1]) or a in "abcdefgh")
+
+
 def different_words(gold: str, prediction: str) -> bool:
     """Whether both are words, and not the same: read as products of letters, `blue` and `lueb` would be equal.
 
     Letters in alphabetical order on one side are a product, abc = cab, unless they are a word of yes and no.
     """
-    if not (_WORD.fullmatch(gold) and _WORD.fullmatch(prediction)):
+    if not (_WORDS.fullmatch(gold) and _WORDS.fullmatch(prediction)) or len(gold) < 2 or len(prediction) < 2:
         return False
-    a, b = gold.lower(), prediction.lower()
+    a, b = gold.lower().replace(" ", ""), prediction.lower().replace(" ", "")
     products = [text for text in (a, b) if list(text) == sorted(text) and text not in ("no", "not")]
     return a != b and not products

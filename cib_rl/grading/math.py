@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 
-from cib_rl.grading.latex import different_words, normalise, without_label
+from cib_rl.grading.latex import different_words, normalise, same_words, without_label
 from cib_rl.grading.numbers import approximate, exact, surely_different
 from cib_rl.grading.pool import RIGHT, WRONG, Grade, GradingPool
 
@@ -81,7 +81,7 @@ def quick_grade(*, gold: str, prediction: str) -> bool | None:
     if len(prediction) > max(4 * MAX_CHARACTERS, 4 * len(gold)):
         return prediction.strip() == gold.strip() != ""
     text = normalise(prediction if expected.labelled else without_label(prediction))
-    if text and text == expected.text:
+    if text and (text == expected.text or same_words(expected.text, text)):
         return True
     if not text or len(text) > max(MAX_CHARACTERS, 2 * len(expected.text)) or different_words(expected.text, text):
         return False

@@ -3,7 +3,7 @@
     python docs/grading/agreement.py DATA            # tables, and what differs from docs/grading/disagreements.tsv
     python docs/grading/agreement.py DATA --update   # also rewrites that list; reasons of known cases stay
 
-DATA is a folder of JSON Lines (fields id, problem, answer, solution or trace) with the files named in cases.py. Four checks:
+DATA is a folder of JSON Lines (id, problem, answer, solution or trace) with the files of cases.py. Four checks:
 
 * solution: the answer read out of a row's own solution text is right against the row's answer;
 * label: model-written solutions are right exactly when their label says so;

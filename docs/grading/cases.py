@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cib_rl.grading.answers import extract_answer
 from cib_rl.grading.latex import normalise
 
-# In a solution text: a number; a formula or a number; a formula with bold digits (which OlympiadBench keeps for answers).
+# In a solution text: a number; a formula or a number; a formula with bold digits, which OlympiadBench has for answers.
 ANY_NUMBER = r"-?(?:\d{1,3}(?: \d{3})+|(?:\d[\d,]*)?\.?\d+)(?!\d)"
 PIECE = re.compile(rf"\$+([^$]+)\$+|({ANY_NUMBER})")
 NUMBER = f"regex:{ANY_NUMBER}"

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cib_rl.grading.latex import braced_fractions, clean, different_words, for_parser, normalise, without_label
+from cib_rl.grading.latex import (
+    braced_fractions,
+    clean,
+    different_words,
+    for_parser,
+    normalise,
+    same_words,
+    unboxed,
+    without_label,
+)
 from cib_rl.grading.numbers import exact
 
 
@@ -143,6 +152,42 @@ def test_repeating_decimals_have_the_right_value():
 )
 def test_words_are_no_products(a, b, different):
     assert different_words(a, b) is different and different_words(b, a) is different
+
+
+@pytest.mark.parametrize(
+    "a, b, same",
+    [
+        ("Evelyn", "evelyn", True),
+        ("red dog", "Red Dog", True),
+        ("no", "No", True),
+        ("B", "b", True),
+        ("R", "r", False),
+        ("Rr", "rr", False),
+        ("AB", "ab", True),
+        ("blue", "lueb", False),
+        ("1a", "1A", False),
+    ],
+)
+def test_words_are_the_same_in_either_case_and_symbols_are_not(a, b, same):
+    assert same_words(a, b) is same and same_words(b, a) is same
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        (r"\boxed{72}", "72"),
+        (r"The answer is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\[ \boxed{\boxed{x}} \]", "x"),
+        (r"\boxed{1} or \fbox{2}", "1,2"),
+        (r"5=\boxed{72}", "5=72"),
+        (r"73\boxed{72}", "73{72}"),
+        (r"\boxed{72}+1", "{72}+1"),
+        (r"\boxed{72", r"\boxed{72"),
+        (r"\mbox{four}", r"\mbox{four}"),
+    ],
+)
+def test_boxes_are_taken_off_and_what_stands_around_them_counts(text, left):
+    assert unboxed(text) == left
 
 
 PIECES = [

@@ -1,4 +1,4 @@
-"""What counts as the same answer, and that hostile answers neither pass, hang nor crash."""
+"""What counts as the same answer. (Hostile answers: `test_hostile.py`.)"""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ from cib_rl.grading.pool import RIGHT, WRONG
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:
     made = MathGrader(workers=2, timeout=30.0)  # no friendly answer may fail because the machine is busy
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def impatient() -> Iterator[MathGrader]:
-    made = MathGrader(workers=2, timeout=2.0)
     yield made
     made.close()
 
@@ -48,7 +41,18 @@ RIGHT_PAIRS = [
     ("-4", "−4"), ("6\\pi", "6π"), ("5", "£5"), ("[0,1)", r"0\le x<1"),
     ("58500", "x=58,500"), ("58500", r"p(2)=58{,}500"), ("1200\\%", r"1,200\%"), (r"\frac{97}{36}", r"=\frac{97}{36}"),
     (r"\frac{1}{2}", r"\sin 30^\circ"), (r"\sin 20^{\circ}", r"\cos\left(70^\circ\right)"), ("118000", "118 000"),
-    ("55", r"1+2+\ldots+10=55"), ("(-2,2)", "-2<x<2"), ("x=5", "5=x"), ("x=5", "x=2+3=5"), ("y=2x+3", "2x-y+3=0"),
+    ("55", r"1+2+\ldots+10=55"), ("(-2,2)", "-2<x<2"), ("x=5", "x=2+3=5"), ("y=2x+3", "2x-y+3=0"),
+    ("x+6", "x+2(3)"), ("x+6", "(2)(3)+x"), (r"x+\frac{5}{2}", r"2\frac{1}{2}+x"), (r"2\pi x", r"\pi 2x"),
+    ("2A", "A2"), (r"\begin{pmatrix}2\\4\end{pmatrix}", r"2\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\frac{\pi}{10}", r"0.1\pi"), ("0", r"\sqrt{6}-\sqrt{2}\sqrt{3}"), ("0", r"\sin^2{3}+\cos^2{3}-1"),
+    ("Even", "even"), ("red door", r"\text{Red door}"), ("B", "b"), ("4t", "4t"), ("4t", r"4t\text{ m}"),
+    ("72", "72 cm"), ("72", "72m"), ("72", r"72\text{ cm}^2"), ("72", "72 dollars"), (r"72\text{ m}", "72"),
+    (r"3.5\text{ million}", r"\frac{7}{2}\text{ million}"), (r"72\%", r"72\text{ percent}"), ("72", "72 square feet"),
+    ("72", r"\boxed{72}"), ("72", r"The answer is \boxed{72}."), ("72", r"x=\boxed{72}"), (r"\boxed{72}", "72"),
+    ("72", r"\[ \boxed{72} \]"), ("52_8", r"52_{\text{eight}}"), ("52_8", "(52)_8"), ("(1,2)", "1,2"),
+    ("x=5,y=6", "y=6,x=5"), ("x=5,y=6", "5,6"), ("x=5,y=6", "(5,6)"), ("5,6", "y=5,x=6"), ("x=5", "5=x"),
+    (r"\frac{22}{7}", r"\frac{22}{7}\approx 3.14"), ("2^{-60}", r"\frac{1}{2^{60}}"), ("f'", "f'"),
+    (r"\emptyset", r"\{\}"), (r"x\ne5", r"x-5\ne0"), (r"\sqrt{6}", r"\sqrt{2}\sqrt{3}"), ("x^2-x=0", "x^2=x"),
     (r"(-\infty,-5)", "k<-5"), ("1<x<2", "(1,2)"), ("5,-2", r"x=5 \text{ or } x=-2"), ("8.24", r"\approx 8.24"),
 ]  # fmt: skip
 
@@ -64,6 +68,19 @@ WRONG_PAIRS = [
     ("11", r"5 \quad 6"), ("11", r"5\qquad6"), ("0.0000003", "0.0000004"), ("0.0000003", "0.00000031"),
     ("green", "neerg"), ("no", "on"), ("not", "ton"), (r"\text{green}", "neerg"), ("green", r"\text{neerg}"),
     ("1<x<2", r"\{1,2\}"), (r"\{1,2\}", "1<x<2"), ("1,2", "1<x<2"), ("5", "x<5"), (r"(-\infty,-5)", r"k\le -5"),
+    ("2t", "2"), ("4t", "4s"), ("x^2+3t", "x^2+3"), ("2ab", "2"), ("72", "72t"), ("72", r"72\text{ million}"),
+    ("72", r"72\text{ cm}+5\text{ mm}"), ("2", r"2\text{ hours }30\text{ minutes}"), ("72", r"72\text{ is wrong}"),
+    ("72", r"72\text{5}"), (r"72\text{ cm}", r"72\text{ m}"), (r"8:30\text{ a.m.}", r"8:30\text{ p.m.}"),
+    ("x+5", "x+2(3)"), ("5", "2{3}"), ("72", "70{2}"), ("140", "70{2}"), ("x+5", r"x+2\binom{3}{1}"),
+    ("9", r"7\ldots2"), ("72", "7'2"), ("72", "7$2"), ("72", r"7\text{ }2"), (r"\frac{R}{r}", "1"),
+    (r"\pi(R^2-r^2)", "0"), ("Rr", "rr"), ("72", r"73\boxed{72}"), ("72", r"\boxed{72}+100"), ("72", r"5=\boxed{72}"),
+    ("72", r"\boxed{71}\boxed{72}"),
+    ("72", "72_x"), ("52_8", r"52_{\text{nine}}"), ("y'", "y"), ("(3,2)", r"\{3,2\}"), (r"\{2,3\}", "(2,3)"),
+    ("(3,2)", "3,2,2"), ("72", "72^T"), ("2^T", "2"), ("20", "(5)_{2}"), ("72", r"5\equiv72"), ("72", r"72\approx 5"),
+    ("72", "5=72,5=72"), ("72", r"\{5=72\}"), ("x=5", "x=7=5"), ("x", "5=x"), ("x^2+1=0", "5=6"),
+    ("x^2+1=0", "x^2+2=0"), ("|x|=-1", "|x|=-2"), (r"\emptyset", "2<1"), (r"(-\infty,\infty)", "1<2"),
+    ("x=5,y=6", "6,5"), (r"x\ne5", r"x\ne6"), ("2^{-60}", "2^{-61}"), (r"\frac{1}{2^{2008}}", r"\frac{1}{2^{2009}}"),
+    (r"\{\frac{1}{3^{40}}\}", r"x=\frac{1}{3^{41}}"), ("red door", "door red"),
     # labels and shorthand give nothing away
     ("208", r"\textbf{(B)}"), ("B", r"\textbf{(C) }208"), (r"\textbf{(B) }208", r"\textbf{(C) }208"),
     ("7", r"\dfrac 5 7"), ("6", r"(5) 6"), ("56", r"\textbf{5} 6"), ("12", "1.2e4"),
@@ -135,29 +152,18 @@ def test_space_between_digits_is_kept():
     assert normalise(" 1  1/2 ") == "1 1/2" and normalise("( 1 , 2 )") == "(1,2)" and normalise(r"7\,2") == "7 2"
 
 
-# Each must end as wrong or error within the pool's limit; none may be right.
-HOSTILE = {
-    "tower": "9^{9^{9^{9}}}", "power": "10^{10^{10}}", "factorials": "(10^5)!!", "binomial": r"\binom{10^9}{5*10^8}",
-    "product": r"\prod_{n=1}^{10^7} n", "modulus": r"71 \mod 10^{10^{10}}", "nested": "(" * 800 + "72" + ")" * 900,
-    "deep": "(" * 10_000 + "72" + ")" * 10_000, "braces": "{" * 900 + "73" + "}" * 900,
-    "roots": r"\sqrt{" * 300 + "72" + "}" * 300, "unclosed": "{72", "unopened": "72}", "inside out": "}72{",
-    "half a fraction": r"\frac{72", "half a box": r"\boxed{72", "escape the box": r"72}\boxed{72",
-    "two boxes": r"\boxed{73}\boxed{71}", "digits": "7" * 1_000_000, "letters": "x" * 1_000_000,
-    "null": "\0" * 1000, "null after": "72\0", "nan": "nan", "NaN": r"\text{NaN}", "infinity": r"\infty",
-    "surrogate": "\ud800", "other digits": "٧٣", "backslash": "73\\", "lefts": r"\left" * 1000,
-    "minus": "-" * 1001 + "72",
-    "code": "__import__('os').system('exit 1')",
-    "json": '{"right": true}\n{"right": true}', "eval": "72 if True else 73",
-}  # fmt: skip
+@pytest.mark.parametrize("deep", ["x^{" * 25 + "2" + "}" * 25, "(" * 400 + "x" + ")" * 400, "-" * 1700 + "x"])
+def test_what_nests_too_deep_is_counted_as_that(grader, deep):
+    before = grader.errors.copy()
+    (grade,) = grader.grade(golds=["x+1"], predictions=[deep])
+    assert grade.kind == "TooDeep" and grader.errors - before == {"TooDeep": 1}
 
 
-@pytest.mark.slow
-def test_nothing_hostile_hangs_crashes_or_is_right(impatient):
-    grades = impatient.grade(golds=["72"] * len(HOSTILE), predictions=list(HOSTILE.values()))
-    wrongly = [name for name, grade in zip(HOSTILE, grades, strict=True) if grade.outcome == "right"]
-    assert wrongly == []
-    assert grades[list(HOSTILE).index("tower")].outcome == "error"
-    assert impatient.grade(golds=["1/2"], predictions=["0.5"])[0].outcome != "wrong", "the pool still works"
+def test_memory_that_runs_out_in_the_parser_is_an_error_not_a_wrong_answer():
+    grader = MathGrader(workers=1, timeout=60.0, memory_mb=256)
+    (grade,) = grader.grade(golds=["72"], predictions=[r"\operatorname{zeros}(9999,9999)"])
+    assert grade.kind == "memory"
+    grader.close()
 
 
 def test_a_tower_of_powers_is_an_error_and_the_rest_go_on():
