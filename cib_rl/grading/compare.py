@@ -64,7 +64,9 @@ def apart(gold: Any, prediction: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it stands for one number."""
-    return isinstance(value, Basic) and not value.free_symbols and not value.has(AppliedUndef)
+    if not isinstance(value, Basic) or value.is_Matrix:  # (6, 3) above each other may be meant as a binomial
+        return False
+    return not value.free_symbols and not value.has(AppliedUndef)
 
 
 def _one_sided(gold: Any, prediction: Any) -> tuple[Any, Any]:
