@@ -27,7 +27,7 @@ def same(gold: Any, prediction: Any) -> bool:
         Exception: whatever math-verify raises where it cannot compare them.
     """
     gold, prediction = _in_order(gold, prediction)
-    if apart(gold, prediction) or _only_a_statement(gold, prediction):
+    if apart(gold, prediction) or only_restates(gold, prediction) or _only_a_statement(gold, prediction):
         return False
     return equal(gold, prediction) and _equations_hold(prediction)
 
@@ -66,7 +66,9 @@ def apart(gold: Any, prediction: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it stands for one number."""
-    return isinstance(value, Basic) and not value.free_symbols and not value.has(AppliedUndef)
+    if not isinstance(value, Basic) or value.is_Matrix:  # (6, 3) above each other may be meant as a binomial
+        return False
+    return not value.free_symbols and not value.has(AppliedUndef)
 
 
 def _one_sided(gold: Any, prediction: Any) -> tuple[Any, Any]:

@@ -32,6 +32,9 @@ _DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z])) ?")
 _LABEL = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf)\{ *\([A-H]\) *\}|\(\\(?:text|textbf|mathrm|mathbf)\{[A-H]\}\)|\([A-H]\)(?= )"
 )
+_LABEL_BEHIND = re.compile(
+    r"(?:\\(?:implies|(?:Long)?[rR]ightarrow) *)?\\(?:text|textbf|mathrm|mathbf)\{ *\((?:[Cc]hoice )?[A-H]\) *\}[ .$]*$"
+)
 _IN_PARENTHESES = re.compile(r"\(([-+]?\d[\d.]*)\)")
 _FRACTION = re.compile(r"\\[dt]?frac(?![a-zA-Z])")
 _ARGUMENT = re.compile(r" *(?:(?P<brace>\{)|(?P<one>\\(?:pi|infty|alpha|beta|theta)(?![a-zA-Z])|[0-9a-zA-Z]))")
@@ -85,10 +88,16 @@ def clean(answer: str) -> str:
 
 
 def without_label(answer: str) -> str:
-    """The value behind a multiple-choice label: 194 for `\\textbf{(D) }194`. Unchanged where there is nothing else."""
+    """The value behind or before a multiple-choice label: 194 for `\\textbf{(D) }194` and `194 \\textbf{(D)}`.
+
+    Unchanged where there is nothing else.
+    """
     stripped = _undelimited(answer.translate(_SIGNS).strip())
-    label = _LABEL.match(stripped)
-    rest = stripped[label.end() :] if label else ""
+    if label := _LABEL.match(stripped):
+        rest = stripped[label.end() :]
+    else:
+        behind = _LABEL_BEHIND.search(stripped)
+        rest = stripped[: behind.start()] if behind else ""
     return rest if _SPACE.sub(" ", rest).strip(" $.:") else answer
 
 

@@ -13,7 +13,7 @@ _LONG = (
 )
 _SHORT = r"[mkcd]?m k?g mg m?[lL] s h hr sec min ft in yd mi lbs? oz mph km/h m/s"
 _BARE = re.compile(rf"(?<=[\d}})])( ?(?:square|cubic|sq|cu))? ?(?:{'|'.join((_LONG + ' ' + _SHORT).split())}){_POWER}$")
-_AT_END = re.compile(_IN_TEXT + _POWER + "$")
+_AT_END = re.compile(f"{_IN_TEXT}{_POWER}(?: ?/ ?{_IN_TEXT}{_POWER})?$")  # km, or km / h
 _COMMAND = re.compile(_IN_TEXT + r"|\\[a-zA-Z]+")
 _UNIT = re.compile(r"[a-zA-Z° ./'-]{0,40}(?:[²³]|\^[23]|\^\{[23]\})?[ .]*")
 _WORD = re.compile(r"[a-z']+")
@@ -49,8 +49,9 @@ def without_unit(text: str, *, bare: bool, kept: str = "") -> str:
     unit = _AT_END.search(text)
     if unit is None or unit.start() == 0:
         return _BARE.sub("", text) if bare else text
-    words = set(_WORD.findall(unit.group(1).lower()))
+    name = f"{unit.group(1)} {unit.group(2) or ''}"
+    words = set(_WORD.findall(name.lower()))
     if words and words <= _PERCENT:
         return text[: unit.start()] + "\\%"
     changes_it = any(map(_NO_UNITS.fullmatch, words - set(_WORD.findall(kept.lower()))))
-    return text if changes_it or not _UNIT.fullmatch(unit.group(1)) else text[: unit.start()].rstrip()
+    return text if changes_it or not _UNIT.fullmatch(name) else text[: unit.start()].rstrip()
