@@ -172,6 +172,18 @@ def sft(recipe: RecipeArgument, sets: SetOption = None) -> None:
 
 
 app.command("eval")(evaluate)
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, also of a run that goes on.")]) -> None:
+    """Draw a run's training curves and evaluations into RUN/plots."""
+    from cib_rl.plots import plot_run
+    from cib_rl.run_folder import RunFolder
+
+    for path in plot_run(RunFolder.of(run).path):
+        print(path)
+
+
 app.command()(audit)
 
 

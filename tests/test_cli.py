@@ -187,6 +187,15 @@ def test_train_takes_a_resumed_runs_own_recipe(monkeypatch, tmp_path):
     assert seen["resume"] == checkpoint and seen["recipe"].trainer.steps == 78
 
 
+def test_plot_draws_a_run_and_names_the_pictures(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: m\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "accuracy": 0.5}\n{"step": 2, "accuracy": 0.75}\n')
+    picture = tmp_path / "plots" / "training.png"
+    assert run("plot", str(tmp_path)).output.split() == [str(picture)]
+    assert picture.stat().st_size > 1000
+    assert "not a run folder" in run("plot", str(tmp_path / "none")).output
+
+
 def test_python_use_is_as_short(monkeypatch):
     seen = {}
     monkeypatch.setattr("cib_rl.trainers.run.train", lambda recipe, resume: seen.update(recipe=recipe, resume=resume))
