@@ -27,7 +27,7 @@ def same(gold: Any, prediction: Any) -> bool:
         Exception: whatever math-verify raises where it cannot compare them.
     """
     gold, prediction = _in_order(gold, prediction)
-    if apart(gold, prediction) or only_restates(gold, prediction) or _only_a_statement(gold, prediction):
+    if apart(gold, prediction) or _only_a_statement(gold, prediction):
         return False
     return equal(gold, prediction) and _equations_hold(prediction)
 
