@@ -317,4 +317,9 @@ class Recipe(Section):
                 "trainer.importance cannot be folded into the advantages of loss vespo; use another loss "
                 "or set trainer.importance.enabled: false"
             )
+        if self.sampling.group_size == 1 and self.credit[0].name in ("group", "gdpo"):
+            raise ValueError(
+                f"sampling.group_size: 1 leaves the baseline {self.credit[0].name!r} no other completion to compare "
+                "with, so that nothing would be learned; give it at least 2"
+            )
         return self

@@ -107,6 +107,7 @@ def test_scalars(text, value):
         ("  - name: surprisal", "  - name: countdown_correct", 5, ["`rewards`", "labelled 'countdown_correct'"]),
         ("model: some/model", "engine: {name: vllm}\nmodel: x\nsampling: {top_p: 0.9}", 3,
          ["sampling.top_p", "trainer.importance.enabled"]),
+        ("model: some/model", "model: x\nsampling: {group_size: 1}", 2, ["sampling.group_size: 1", "at least 2"]),
         ("trainer:", "3: x\ntrainer:", 9, ["`3` must be text"]),
     ],
 )  # fmt: skip
