@@ -129,5 +129,5 @@ def test_the_real_data_disagree_with_the_grader_only_where_the_list_says_so(agre
     run.grader.close()
     known = agreement.read_list()
     assert list(agreement.changes(run.found, known)) == []
-    checked = (agreement.EARLIER, agreement.PARTS)  # reasons that the check itself finds
-    assert {o for o in run.found if o.reason in checked} == {o for o in known if o.reason in checked}
+    mechanical = {one for one in known if one.reason in (agreement.EARLIER, agreement.PARTS)}
+    assert mechanical <= set(run.found), "reasons that the check itself must find"
