@@ -234,9 +234,12 @@ def test_nothing_left_to_learn_from_is_a_clear_error(tmp_path, tiny_model_dir, m
     recipe = tiny_recipe(
         tiny_model_dir,
         tmp_path,
-        **{"sampling.group_size": 1, "trainer.filter": {"zero_variance": "outcome", "max_extra_groups": 1}},
+        **{
+            "rewards": [{"name": f"{HERE}:always_right"}],
+            "trainer.filter": {"zero_variance": "outcome", "max_extra_groups": 1},
+        },
     )
-    with pytest.raises(UserError, match="nothing to learn from in this window"):
+    with pytest.raises(UserError, match=r"nothing to learn from in this window: \d+ groups all right, 0 all wrong"):
         _first_gradient(recipe, monkeypatch)
 
 
