@@ -133,7 +133,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         self._note_warnings(window)
         metrics = window_metrics(window, gather_object)
         if self.budget is not None:
-            metrics |= self.budget.observe(metrics)
+            metrics |= self.budget.observe(metrics, gather_object(self.budget.rows(window)))
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
         if self.recipe.logging.trajectories:
