@@ -25,11 +25,11 @@ class Budget:
 
     The integral term is plain dual ascent; the proportional one damps its overshoot (PID Lagrangian, Stooke et al.,
     arXiv 2007.03964, without its derivative term). The price is in units of outcome reward: what the completions of the
-    first window cost on average at this weight. cost₀, the mean size |r| of their unweighted values, turns it into β (for
-    a penalty that is minus its mean; Kimi's rewards short answers as much as it fines long ones), so that the
-    defaults of `rate` and `gain` (ours) serve every prior and every additive penalty alike. Price and β start
-    at 0 whatever weight the recipe names, and stay there until cost₀ is known: for the first window, and for as long as
-    the reward is 0 for every completion (soft overlong, while none is near its limit).
+    first window cost on average at this weight. cost₀, the mean size |r| of their unweighted values, turns it into β,
+    so that the defaults of `rate` and `gain` (ours) serve every prior and every additive penalty alike; of a penalty it
+    is minus the mean, while Kimi's pays short answers as much as it fines long ones. Price and β start at 0, whatever
+    weight the recipe names, and stay there until cost₀ is known: for the first window, and for as long as the reward is
+    0 for every completion (soft overlong, while none is near its limit).
 
     A budget above what the outcome alone leads to is met only with `min_price` below 0, which pays for length.
 
@@ -113,8 +113,8 @@ class Budget:
             return None
         if (slope := float(tokens_N @ value_N) / float(tokens_N @ tokens_N)) >= 0:
             raise UserError(
-                f"budget: reward {self.reward.label!r} does not fall with length (by {slope:+.3g} per token, within the "
-                "prompts of the first window): a budget needs one that does, such as surprisal"
+                f"budget: reward {self.reward.label!r} does not fall with length (by {slope:+.3g} per token, within "
+                "the prompts of the first window): a budget needs one that does, such as surprisal"
             )
         return cost
 
