@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from cib_rl.credit.difficulty import difficulty
+from cib_rl.credit.gae import gae
 from cib_rl.credit.gdpo import gdpo_advantages
 from cib_rl.credit.group import Reduce, Scale, group_advantages
 from cib_rl.credit.hicra import Hicra
@@ -133,5 +134,5 @@ def _on_policy_tokens(advantage_N: np.ndarray, trajectories: Sequence[Trajectory
 
 
 # Functions, and classes whose instances are called like them.
-BASELINES: dict[str, Callable[..., Any]] = {"group": group, "gdpo": gdpo}
+BASELINES: dict[str, Callable[..., Any]] = {"group": group, "gdpo": gdpo, "gae": gae}
 RESHAPERS: dict[str, Callable[..., Any]] = {"difficulty": difficulty, "hicra": Hicra}
