@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokeni
 from cib_rl.errors import UserError
 from cib_rl.models import resolve_model
 from cib_rl.recipe import Recipe
+
+ADAPTER = "adapter"
 
 
 def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> Any:
@@ -44,16 +47,20 @@ def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> 
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(recipe.seed)  # the adapter's random start is part of the run
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=section.lora.r,
-            lora_alpha=section.lora.alpha,
-            lora_dropout=section.lora.dropout,
-            target_modules=section.lora.target_modules,
-            task_type="TOKEN_CLS",  # the head is trained and saved with the adapter
-        ),
-    )
+    with warnings.catch_warnings():
+        # PEFT takes the head out of `all-linear` first, and then misses it.
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=section.lora.r,
+                lora_alpha=section.lora.alpha,
+                lora_dropout=section.lora.dropout,
+                target_modules=section.lora.target_modules,
+                exclude_modules=["score", "classifier"],  # the head is trained whole and saved with the adapter
+                task_type="TOKEN_CLS",
+            ),
+        )
 
 
 def check_vocabulary(reference: str, tokenizer: Any) -> None:
@@ -79,16 +86,19 @@ def check_vocabulary(reference: str, tokenizer: Any) -> None:
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """As transformers saves a model, or PEFT an adapter."""
-    model.save_pretrained(folder)
+    """As transformers saves a model, or PEFT an adapter.
+
+    An adapter goes a folder deeper: transformers takes any folder in a checkpoint that holds one for the policy's.
+    """
+    model.save_pretrained(folder / ADAPTER if hasattr(model, "peft_config") else folder)
 
 
 def load_weights(model: Any, folder: Path) -> None:
     """The weights that `save_weights` wrote, into a model of the same kind."""
-    if (folder / "adapter_config.json").is_file():
+    if hasattr(model, "peft_config"):
         from peft import load_peft_weights, set_peft_model_state_dict
 
-        set_peft_model_state_dict(model, load_peft_weights(str(folder)))
+        set_peft_model_state_dict(model, load_peft_weights(str(folder / ADAPTER)))
         return
     saved = type(model).from_pretrained(folder, dtype=model.dtype)
     model.load_state_dict(saved.state_dict())

@@ -87,6 +87,10 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
             train_dataset=Dataset.from_dict({"prompt": [""] * max(rows, 1)}),
             **trl_arguments,
         )
+        if "ref" in getattr(self.model, "peft_config", {}):
+            # TRL's copy of the adapter at the start. Ours starts at 0, so the reference is the base; and transformers
+            # would not restore the trained adapter from a checkpoint that holds a second one.
+            self.model.delete_adapter("ref")
         if recipe.trainer.kl_in == "reward":
             self.beta = 0.0  # TRL has made the reference model; its loss is to know nothing of it
         self.recipe = recipe
@@ -277,7 +281,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
             return self._score(self.ref_model, batch)
         # LoRA: the reference is the policy with its adapter off.
         model = self.accelerator.unwrap_model(self.model)
-        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+        with use_adapter(model, adapter_name=None):
             return self._score(self.model, batch)
 
     def _score(self, model: Any, batch: Batch) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cib_rl.credit.kl import kl_per_token
 from cib_rl.errors import UserError
 
 
@@ -13,7 +14,7 @@ class UpdatesMixin:
     """Overrides of TRL's step, for a trainer with `recipe` and `_micro`, the micro-batch at hand.
 
     An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
-    when KL(old ‖ new) per token went above `trainer.max_kl` earlier in this window. DeepSpeed steps inside of backward,
+    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window. DeepSpeed steps inside of backward,
     so a skipped step is made all the same: with a loss of 0, and at a learning rate of 0, because Adam's momentum and
     weight decay would move the weights without any gradient.
 
@@ -27,7 +28,7 @@ class UpdatesMixin:
     _window: dict[str, Any]  # what is trained on, and whether it is used up ("stopped")
     _skipping = False
     _first_of_step = True
-    _kl_sum = 0.0  # Σ (old − new) over the tokens of this step so far
+    _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
     _fresh_logps_BT: torch.Tensor | None = None
 
@@ -73,7 +74,7 @@ class UpdatesMixin:
         old_BT, new_BT = inputs.get("old_per_token_logps"), self._fresh_logps_BT
         if old_BT is not None and new_BT is not None:
             mask_BT = inputs["tool_mask"].bool()
-            self._kl_sum += float((old_BT - new_BT)[mask_BT].sum())
+            self._kl_sum += float(kl_per_token(old_BT, new_BT, "k3")[mask_BT].sum())
             self._kl_tokens += float(mask_BT.sum())
         if self._skipping:
             return loss * 0.0
