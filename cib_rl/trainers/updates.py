@@ -14,9 +14,9 @@ class UpdatesMixin:
     """Overrides of TRL's step, for a trainer with `recipe` and `_micro`, the micro-batch at hand.
 
     An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
-    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window. DeepSpeed steps inside of backward,
-    so a skipped step is made all the same: with a loss of 0, and at a learning rate of 0, because Adam's momentum and
-    weight decay would move the weights without any gradient.
+    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window.
+    DeepSpeed steps inside of backward, so a skipped step is made all the same: with a loss of 0, and at a learning rate
+    of 0, because Adam's momentum and weight decay would move the weights without any gradient.
 
     A micro-batch whose loss is not finite on some process is left out on all of them (`nonfinite_losses` is logged).
     """
