@@ -36,6 +36,7 @@ class Findings:
 
     checks: list[Check] = field(default_factory=list)
     policy: Shape | None = None
+    critic: Shape | None = None
     priors: dict[str, Shape] = field(default_factory=dict)
     prompt: int = ASSUMED_PROMPT
 
@@ -59,6 +60,8 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     found.run("model", lambda: _policy(recipe, base, found))
     tokenizer: list[Any] = []
     found.run("tokenizer", lambda: _tokenizer(recipe, base, tokenizer))
+    if recipe.critic is not None and recipe.critic.backbone == "own":
+        found.run("critic.model", lambda: _critic(recipe, base, found, tokenizer))
     rows: list[dict[str, Any]] = []
     found.run("task", lambda: _task(recipe.task, base, rows))
     if tokenizer:
@@ -134,6 +137,20 @@ def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
                 f"lora.target_modules: {recipe.lora.target_modules!r} matches no linear layer of {recipe.model}"
             )
         detail += f", {found.policy.trainable / 1e6:,.1f} M trained"
+    return status, detail
+
+
+def _critic(recipe: Recipe, base: Path, found: Findings, tokenizer: list[Any]) -> tuple[Status, str]:
+    """That the critic's model can be read, and reads the policy's tokens."""
+    section = recipe.critic
+    assert section is not None
+    reference = section.model or recipe.model
+    status, detail, found.critic = _shape(reference, base, section.lora)
+    if status == "ok" and tokenizer:
+        from cib_rl.models import resolve_model
+        from cib_rl.trainers.critic_model import check_vocabulary
+
+        check_vocabulary(resolve_model(reference, base, "critic.model"), tokenizer[0])
     return status, detail
 
 

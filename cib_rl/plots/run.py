@@ -31,6 +31,10 @@ _PANELS: tuple[tuple[str, str, str, float, str | None, bool], ...] = (
     ("reward/outcome", "Outcome reward", "mean per answer", 1, None, False),
     ("reward/shaping", "Shaping reward", "mean per answer", 1, None, False),
     ("budget/price", "Price of an answer like the first", "reward", 1, None, True),
+    ("critic/explained_variance", "Explained variance of the critic", "share", 1, None, False),
+    ("critic/loss", "Value loss", "per token", 1, None, True),
+    ("kl_reward", "KL to the reference, in the reward", "nats per token", 1, None, False),
+    ("kl_old_new", "KL of the updates of a window", "nats per token", 1, None, True),
     ("ratio/kl_engine_trainer", "Engine against trainer", "KL (nats per token)", 1, None, False),
     ("grad_norm", "Gradient norm", "norm before clipping", 1, None, True),
 )

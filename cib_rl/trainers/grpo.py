@@ -126,11 +126,6 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
         self._micro = {**take(batch, rows[index]), "num_items_in_batch": window["items"]}
         return self._micro
 
-    @property
-    def _window(self) -> dict[str, Any]:
-        """The window that is trained on, as it stands in a checkpoint."""
-        return self._buffered_inputs
-
     def _make_window(self) -> dict[str, Any]:
         """Draw, play, score, filter, old and reference log-probabilities, credit: one window, in order."""
         section = self.recipe.trainer

@@ -25,12 +25,17 @@ class UpdatesMixin:
     accelerator: Any
     model: Any
     _micro: dict[str, Any]  # rows of the window
-    _window: dict[str, Any]  # what is trained on, and whether it is used up ("stopped")
     _skipping = False
     _first_of_step = True
     _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
     _fresh_logps_BT: torch.Tensor | None = None
+
+    @property
+    def _window(self) -> dict[str, Any]:
+        """The window that is trained on, as it stands in a checkpoint; `stopped`: its updates are over."""
+        window: dict[str, Any] = self._buffered_inputs  # type: ignore[attr-defined]
+        return window
 
     def _policy_waits(self) -> bool:
         return False

@@ -2,9 +2,9 @@
 
 Usage (under torchrun or accelerate launch): jobs_worker.py FOLDER WORLD_SIZE
 
-`FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null), random
-(an engine without a model, which also serves sharded weights)}. Each process writes `NAME-rankR.json`; the main one also
-`NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic with a model.
+`FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null),
+random (an engine without a model, which also serves sharded weights)}. Each process writes `NAME-rankR.json`; the main
+one also `NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic with a model.
 """
 
 import json

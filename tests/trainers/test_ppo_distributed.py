@@ -22,7 +22,10 @@ TRAIN = {
     "trainer.micro_batch_size": 4, "trainer.token_budget": 60, "trainer.kl": 0.05, "trainer.kl_in": "reward",
     "trainer.epsilon": 0.05, "deterministic": True,
 }  # fmt: skip
-SKIPPING = TRAIN | {"trainer.num_iterations": 3, "trainer.steps": 7, "trainer.max_kl": 1e-9, "critic": TRAIN["critic"] | {"warmup_steps": 1}}
+SKIPPING = TRAIN | {
+    "trainer.steps": 7, "trainer.num_iterations": 3, "trainer.max_kl": 1e-9,
+    "critic": TRAIN["critic"] | {"warmup_steps": 1},
+}  # fmt: skip
 HEAD = TRAIN | {"critic": {"learning_rate": 1e-2, "backbone": "policy", "detach": False}}
 WRAPPERS = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3": "DeepSpeedEngine"}
 
