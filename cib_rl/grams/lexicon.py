@@ -67,6 +67,8 @@ def _text(file: Path) -> str:
 
 
 def _parsed(text: str, file: Path) -> GramFile:
+    if not text.strip():
+        raise UserError(f"grams: {file} is empty")
     try:
         content = json.loads(text)
     except ValueError as error:

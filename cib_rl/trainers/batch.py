@@ -67,6 +67,14 @@ def _split(values_T: np.ndarray, trajectory: Trajectory) -> list[np.ndarray]:
     return np.split(values_T, ends[:-1]) if len(ends) else []
 
 
+def set_tracks(trajectories: Sequence[Trajectory], name: str, values_BT: torch.Tensor) -> None:
+    """Attach one row per segment, as `pad_window` laid them out, to the trajectories as the track `name`."""
+    rows = iter(values_BT.float().cpu().tolist())
+    for trajectory in trajectories:
+        parts = [next(rows)[: len(segment)] for segment in trajectory.segments]
+        trajectory.set_track(name, [value for part in parts for value in part])
+
+
 def split_window(batch: Batch, *, optimizer_steps: int, micro_batches: int, seed: Sequence[int]) -> list[Batch]:
     """Split a window into `optimizer_steps` × `micro_batches` batches of equal row count.
 

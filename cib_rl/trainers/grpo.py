@@ -34,7 +34,7 @@ from cib_rl.errors import UserError
 from cib_rl.plugin import RewardFailure
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
-from cib_rl.trainers.batch import Batch, pad_window, split_window
+from cib_rl.trainers.batch import Batch, pad_window, set_tracks, split_window
 from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
 from cib_rl.trainers.collect import Collector, Window
@@ -115,23 +115,17 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             synced = time.perf_counter()
             window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
+        logps_BT = self._measure_entropies(window) if "entropy" in self.credit.needs else None
         advantages = self.credit.assign(window.trajectories, window.scores, self._reduce)
         for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
             if len(advantage) == len(trajectory.completion_ids):
                 trajectory.set_track("advantage", advantage.tolist())
-        batch = pad_window(
-            window.trajectories,
-            advantages,
-            window.in_loss,
-            pad_id=self._tokenizer.pad_token_id,
-            multiple_of=self.args.steps_per_generation,
-            device=self.accelerator.device,
-        )
+        batch = self._padded(window, advantages)
         scored = time.perf_counter()
-        self._add_logps(batch)
-        window.seconds["logps"] = time.perf_counter() - scored
+        self._add_logps(batch, logps_BT)
+        window.seconds["logps"] = window.seconds.get("logps", 0.0) + time.perf_counter() - scored
         self._note_warnings(window)
-        metrics = window_metrics(window, gather_object)
+        metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
         if self.budget is not None:
             metrics |= self.budget.observe(metrics)
         for name, value in metrics.items():
@@ -149,6 +143,28 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         items = self.accelerator.gather(batch["tool_mask"].sum().reshape(1)).sum()
         self._window_index += 1
         return [{**micro, "num_items_in_batch": items} for micro in batches]
+
+    def _padded(self, window: Window, advantages: Sequence[np.ndarray]) -> Batch:
+        return pad_window(
+            window.trajectories,
+            advantages,
+            window.in_loss,
+            pad_id=self._tokenizer.pad_token_id,
+            multiple_of=self.args.steps_per_generation,
+            device=self.accelerator.device,
+        )
+
+    def _measure_entropies(self, window: Window) -> torch.Tensor:
+        """Set the track `entropy`: that of the policy at each token, in nats, at the sampling temperature. Returns the
+        log-probabilities (B, T) of the same pass, in the rows of `_padded`."""
+        started = time.perf_counter()
+        batch = self._padded(window, [np.zeros(len(t.completion_ids)) for t in window.trajectories])
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps_BT, entropies_BT = self._logps_and_entropies(self.model, batch, compute_entropy=True)
+        assert entropies_BT is not None
+        set_tracks(window.trajectories, "entropy", entropies_BT)
+        window.seconds["logps"] = time.perf_counter() - started
+        return logps_BT
 
     @contextmanager
     def _kept_when_a_reward_fails(self) -> Iterator[None]:
@@ -177,16 +193,17 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         if self.recipe.engine.sleep:
             self.engine.sleep()
 
-    def _add_logps(self, batch: Batch) -> None:
+    def _add_logps(self, batch: Batch, logps_BT: torch.Tensor | None = None) -> None:
         """Add old and reference log-probabilities where the loss needs them; fold the importance weight into the
-        advantages; check the gap between engine and trainer at the first window and every N steps."""
+        advantages; check the gap between engine and trainer at the first window and every N steps. `logps_BT`: the
+        policy's log-probabilities, where they are known already."""
         section = self.recipe.trainer
         correct = section.importance.applies_to(self.recipe.engine.name)
         several_updates = section.steps_per_window * section.num_iterations > 1
         check = self._gap_is_due()
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             if correct or several_updates or check:
-                old_BT = self._score(self.model, batch)
+                old_BT = self._score(self.model, batch) if logps_BT is None else logps_BT
                 if several_updates:
                     batch["old_per_token_logps"] = old_BT
                 weights_BT, stats = importance_weights(
@@ -243,13 +260,20 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
 
     def _score(self, model: Any, batch: Batch) -> torch.Tensor:
         """Log-probabilities (B, T) of the whole window under `model`."""
-        logps_BT, _, _ = self._get_per_token_logps_and_entropies(
+        return self._logps_and_entropies(model, batch)[0]
+
+    def _logps_and_entropies(
+        self, model: Any, batch: Batch, compute_entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and, on request, entropies of the whole window under `model`, both (B, T)."""
+        logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
             batch["completion_ids"].size(1),
+            compute_entropy=compute_entropy,
         )
-        return logps_BT
+        return logps_BT, entropies_BT
 
     def _reduce(self, sums: np.ndarray) -> np.ndarray:
         return np.sum(gather_object([sums]), axis=0)
