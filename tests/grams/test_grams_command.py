@@ -78,3 +78,23 @@ def test_bad_options_change_nothing(graded, tmp_path, arguments, says):
     assert result.exit_code != 0
     assert says in " ".join(result.output.split())
     assert not out.exists() or out.read_text() == "mine"
+
+
+def test_a_placebo_is_drawn_beside_the_grams_and_the_file_says_how(graded, tmp_path):
+    (tmp_path / "g.txt").write_text("let me check\nnever said\n")
+    out = tmp_path / "p.json"
+    result = run("placebo", "--like", tmp_path / "g.txt", "--from", graded, "--column", "completion", "--out", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    (entry,) = content["grams"]
+    assert entry["gram"] in ("all of it", "of it fails") and entry["like"] == "let me check"
+    assert content["settings"]["placebo_of"] == "g.txt" and content["settings"]["without_partner"] == 1
+    assert "1 placebo grams" in result.output
+    again = run("placebo", "--like", tmp_path / "g.txt", "--from", graded, "--column", "completion", "--out", out)
+    assert again.exit_code != 0 and "nothing is overwritten" in " ".join(again.output.split())
+
+
+def test_the_shipped_grams_are_shown_by_name():
+    result = run("show", "shipped")
+    assert result.exit_code == 0, result.output
+    assert all(kind in result.output for kind in ("deduction", "branching", "backtracking", "verification"))
