@@ -1,5 +1,5 @@
-"""`cib-rl grams`: mine strategic grams from right solutions, draw placebo ones, look at a file of them. Heavy imports
-stay inside."""
+"""`cib-rl grams`: mine strategic grams from right solutions, draw a placebo for them, count and show them. Heavy
+imports stay inside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from cib_rl.tryout.commands import AnswerOption, ColumnsOption, LimitOption, ModelOption, OutcomeOption
 
 grams_app = typer.Typer(
-    help="Strategic grams, phrases that steer a solution: mine them, show them, draw a placebo for them.",
+    help="Strategic grams, phrases that steer a solution: mine, show and count them, draw a placebo for them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -105,6 +105,32 @@ def placebo_grams(
     print(
         f"{len(drawn['grams'])} placebo grams ({share:.2%} of the words; the strategic ones {like_share:.2%}; "
         f"{drawn['settings']['without_partner']} of those without a partner): {out}"
+    )
+
+
+@grams_app.command("hits")
+def gram_hits(
+    grams: Annotated[str, typer.Argument(help="A grams file, or shipped.")],
+    source: SourceOption,
+    column: ColumnOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Show so many grams.")] = 20,
+    outcome: OutcomeOption = None,
+    model: ModelOption = None,
+    answer_style: AnswerOption = None,
+    columns: ColumnsOption = None,
+    limit: LimitOption = None,
+) -> None:
+    """Count grams in right solutions: in how many of them, on which share of the words, which ones."""
+    from cib_rl.grams.coverage import coverage
+    from cib_rl.grams.lexicon import load_grams
+
+    phrases = load_grams(grams)
+    found = coverage(phrases, _solutions(source, column, outcome, model, answer_style, columns, limit))
+    for gram, count in found.found.most_common(top):
+        print(f"{count:8,}  {gram}")
+    print(
+        f"{len(found.found)} of {len(phrases)} grams found; in {found.with_gram:,} of {found.texts:,} solutions "
+        f"({found.with_gram / max(found.texts, 1):.1%}), on {found.word_share:.2%} of {found.words:,} words"
     )
 
 

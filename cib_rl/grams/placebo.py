@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cib_rl.errors import UserError
+from cib_rl.grams.coverage import coverage
 from cib_rl.grams.lexicon import VERSION
 from cib_rl.grams.match import GramMatcher, words
 from cib_rl.grams.mine import MiningSettings, frequent_grams
@@ -67,8 +68,8 @@ def placebo(grams: Sequence[str], solutions: Sequence[str], *, min_solutions: in
         "min_solutions": min_solutions,
         "solutions": len(solutions),
         "without_partner": len(names) - len(wanted),
-        "word_share": _word_share([str(entry["gram"]) for entry in entries], solutions),
-        "like_word_share": _word_share(wanted, solutions),
+        "word_share": round(coverage([str(entry["gram"]) for entry in entries], solutions).word_share, 5),
+        "like_word_share": round(coverage(wanted, solutions).word_share, 5),
     }
     return {"version": VERSION, "settings": counted, "grams": entries}
 
@@ -80,16 +81,3 @@ def _without(text: str, matcher: GramMatcher) -> str:
         parts += [text[at : match.start], " . "]
         at = max(at, match.end)
     return "".join([*parts, text[at:]])
-
-
-def _word_share(grams: Sequence[str], solutions: Sequence[str]) -> float:
-    """The share of the solutions' words, punctuation marks among them, that the grams cover."""
-    matcher, covered, count = GramMatcher(grams), 0, 0
-    for text in solutions:
-        at, matches = 0, matcher.find(text)
-        for _, start, end in words(text):
-            while at < len(matches) and matches[at].end <= start:
-                at += 1
-            covered += at < len(matches) and matches[at].start < end
-            count += 1
-    return round(covered / max(count, 1), 5)

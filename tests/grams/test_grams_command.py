@@ -98,3 +98,13 @@ def test_the_shipped_grams_are_shown_by_name():
     result = run("show", "shipped")
     assert result.exit_code == 0, result.output
     assert all(kind in result.output for kind in ("deduction", "branching", "backtracking", "verification"))
+
+
+def test_hits_counts_solutions_words_and_grams(tmp_path):
+    """Words are 6 with the full stop, and 3: `let me check` covers 3 + 3 of 9."""
+    (tmp_path / "s.txt").write_text("Let me check that now.\n\nlet me check\n\n")
+    (tmp_path / "g.txt").write_text("let me check\nwait\n")
+    result = run("hits", tmp_path / "g.txt", "--from", tmp_path / "s.txt")
+    assert result.exit_code == 0, result.output
+    assert "2  let me check" in result.output
+    assert "1 of 2 grams found; in 2 of 2 solutions (100.0%), on 66.67% of 9 words" in result.output
