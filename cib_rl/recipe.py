@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+Schedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+]
 
 
 class Section(BaseModel):
@@ -121,11 +126,12 @@ class SuccessSection(Section):
 class CreditSection(PluginSection):
     """A stage of credit assignment. Its other keys are the stage's own keywords.
 
-    First a baseline: `group` (keys scale, floor, epsilon, leave_one_out, token_rewards) or `gdpo` (epsilon); then those
-    that reshape what it gave, such as `difficulty`.
+    First a baseline: `group` (keys scale, floor, epsilon, leave_one_out, token_rewards), `gdpo` (epsilon) or, with
+    trainer ppo, `gae` (gamma, lam, whiten, bootstrap_truncated); then those that reshape what it gave, such as
+    `difficulty` or `hicra`.
     """
 
-    name: str = Field(description="group, gdpo, difficulty, package.module:function or path/file.py:function")
+    name: str = Field(description="group, gdpo, gae, difficulty, hicra, package.module:name or path/file.py:name")
 
 
 class FilterSection(Section):
@@ -156,7 +162,7 @@ class ImportanceSection(Section):
 class TrainerSection(Section):
     """The optimisation. Batch sizes count over all processes."""
 
-    name: Literal["grpo"] = Field("grpo", description="the only one yet")
+    name: Literal["grpo", "ppo"] = Field("grpo", description="ppo: with a critic (section `critic`), and GAE")
     steps: int = Field(ge=1, description="optimizer steps")
     prompts_per_step: int = Field(ge=1, description="groups per optimizer step")
     micro_batch_size: int | None = Field(None, ge=1, description="completions per forward-backward and process")
@@ -166,15 +172,9 @@ class TrainerSection(Section):
     )
     importance_level: Literal["token", "sequence"] = Field("token", description="TRL's importance_sampling_level")
     learning_rate: float = Field(gt=0, description="of AdamW")
-    schedule: Literal[
-        "constant",
-        "constant_with_warmup",
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "inverse_sqrt",
-    ] = Field("constant_with_warmup", description="of the learning rate; `constant` alone ignores warmup_ratio")
+    schedule: Schedule = Field(
+        "constant_with_warmup", description="of the learning rate; `constant` alone ignores warmup_ratio"
+    )
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     adam_beta2: float = Field(0.999, gt=0, lt=1, description="of AdamW")
@@ -182,7 +182,16 @@ class TrainerSection(Section):
     epsilon: float = Field(0.2, gt=0, description="the ratio is clipped to 1 - epsilon")
     epsilon_high: float | None = Field(None, gt=0, description="and to 1 + epsilon_high; default: epsilon")
     kl: float = Field(0.0, ge=0, description="coefficient of the KL term against the reference (the start)")
-    num_iterations: int = Field(1, ge=1, description="passes over each window of completions")
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss", description="reward: taken from the reward of each token before the baseline"
+    )
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="of the KL in the reward; the loss has TRL's, k3")
+    max_kl: float | None = Field(
+        None, gt=0, description="rest of a window's policy updates left out once KL(old | new) per token is above it"
+    )
+    num_iterations: int = Field(
+        1, ge=1, description="passes over each window of completions, each in an order of its own"
+    )
     steps_per_window: int = Field(1, ge=1, description="optimizer steps per window of completions")
     mask_truncated: bool = Field(False, description="leave completions that a limit cut off out of the loss")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
@@ -193,6 +202,40 @@ class TrainerSection(Section):
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     keep_checkpoints: int | None = Field(None, ge=1, description="the newest so many; default: all")
     deepspeed: str | None = Field(None, description="path of a DeepSpeed configuration")
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    r: int = Field(16, ge=1, description="rank")
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
+    target_modules: str | list[str] = Field("all-linear", description="PEFT's: a pattern, or a list of name endings")
+
+
+class CriticSection(Section):
+    """The critic of trainer ppo: a learner of its own beside the policy."""
+
+    model: str | None = Field(
+        None, description="its start: hub id, folder, run, checkpoint or shipped:NAME; default: the policy's model"
+    )
+    backbone: Literal["own", "policy"] = Field(
+        "own", description="policy: no model, only a value head on the policy's last hidden states"
+    )
+    detach: bool = Field(True, description="backbone policy: the value loss trains the head alone")
+    coefficient: float = Field(0.5, gt=0, description="backbone policy, not detached: factor of the value loss")
+    learning_rate: float = Field(1.0e-5, gt=0, description="of its AdamW")
+    schedule: Schedule = Field("constant_with_warmup", description="of the learning rate")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0, description="of its AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="its gradients are clipped to this norm")
+    value_clip: float | None = Field(
+        0.5, gt=0, description="values move at most so far from the old ones in the loss; null: no clip"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps at the start in which the critic alone learns")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of its weights; default: the policy's")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    lora: LoraSection | None = Field(None, description="adapters instead of the whole critic")
 
 
 class BudgetSection(Section):
@@ -216,15 +259,6 @@ class BudgetSection(Section):
         elif not tokens >= 1:
             raise ValueError(f"a budget must be at least one token, got {tokens}")
         return tokens
-
-
-class LoraSection(Section):
-    """Low-rank adapters instead of full fine-tuning."""
-
-    r: int = Field(16, ge=1, description="rank")
-    alpha: int = Field(32, ge=1, description="the adapter counts alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
-    target_modules: str | list[str] = Field("all-linear", description="PEFT's: a pattern, or a list of name endings")
 
 
 class EvaluationSection(Section):
@@ -266,8 +300,11 @@ class Recipe(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     rewards: list[RewardSection] = Field(min_length=1)
     success: SuccessSection = Field(default_factory=SuccessSection)
-    credit: list[CreditSection] = Field(default_factory=lambda: [CreditSection(name="group")], min_length=1)
     trainer: TrainerSection
+    critic: CriticSection | None = Field(default_factory=lambda before: CriticSection() if _is_ppo(before) else None)
+    credit: list[CreditSection] = Field(
+        default_factory=lambda before: [CreditSection(name="gae" if _is_ppo(before) else "group")], min_length=1
+    )
     budget: BudgetSection | None = None
     lora: LoraSection | None = None
     evaluation: EvaluationSection | None = None
@@ -317,9 +354,39 @@ class Recipe(Section):
                 "trainer.importance cannot be folded into the advantages of loss vespo; use another loss "
                 "or set trainer.importance.enabled: false"
             )
+        self._check_trainer()
         if self.sampling.group_size == 1 and self.credit[0].name in ("group", "gdpo"):
             raise ValueError(
                 f"sampling.group_size: 1 leaves the baseline {self.credit[0].name!r} no other completion to compare "
                 "with, so that nothing would be learned; give it at least 2"
             )
         return self
+
+    def _check_trainer(self) -> None:
+        trainer, baseline = self.trainer, self.credit[0].name
+        if trainer.name != "ppo":
+            if self.critic is not None:
+                raise ValueError("critic: trainer grpo has none; set trainer.name: ppo, or remove the section")
+            if baseline == "gae":
+                raise ValueError("credit[0].name: gae needs a critic's values: set trainer.name: ppo")
+        elif self.critic is None:
+            raise ValueError("critic: trainer ppo has one; remove the line, or give the section")
+        elif baseline in ("group", "gdpo"):
+            raise ValueError(
+                f"credit[0].name: {baseline} does not look at the critic that trainer ppo trains: set it to gae, or "
+                "leave `credit` out"
+            )
+        if trainer.kl_in == "reward" and not trainer.kl:
+            raise ValueError("trainer.kl_in: reward, but trainer.kl, its coefficient, is 0")
+        if trainer.max_kl is not None and trainer.num_iterations * trainer.steps_per_window == 1:
+            raise ValueError(
+                "trainer.max_kl: a window that is used for one update has no KL to stop at: set trainer.num_iterations "
+                "or trainer.steps_per_window above 1, or remove it"
+            )
+
+
+def _is_ppo(before: Mapping[str, Any]) -> bool:
+    """What a recipe leaves out depends on its trainer. `before`: the sections above, read (if valid) or still data."""
+    trainer = before.get("trainer")
+    name = trainer.get("name") if isinstance(trainer, Mapping) else getattr(trainer, "name", None)
+    return bool(name == "ppo")

@@ -143,7 +143,7 @@ def _write_out_default_list(data: dict[str, Any], schema: type[BaseModel], key: 
     """Make a list that the recipe leaves to its default addressable: `credit.group.scale=none`."""
     section, _, rest = key.partition(".")
     if rest and data.get(section) is None and section in schema.model_fields:
-        default = schema.model_fields[section].get_default(call_default_factory=True)
+        default = schema.model_fields[section].get_default(call_default_factory=True, validated_data=data)
         if isinstance(default, list):
             data[section] = [item.model_dump(mode="json") for item in default]
 

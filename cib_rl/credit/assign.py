@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from cib_rl.credit.difficulty import difficulty
+from cib_rl.credit.gae import gae
 from cib_rl.credit.gdpo import gdpo_advantages
 from cib_rl.credit.group import Reduce, Scale, group_advantages
 from cib_rl.credit.hicra import Hicra
@@ -150,5 +151,5 @@ def _on_policy_tokens(advantage_N: np.ndarray, trajectories: Sequence[Trajectory
 
 
 # Functions, and classes whose instances are called like them.
-BASELINES: dict[str, Callable[..., Any]] = {"group": group, "gdpo": gdpo}
+BASELINES: dict[str, Callable[..., Any]] = {"group": group, "gdpo": gdpo, "gae": gae}
 RESHAPERS: dict[str, Callable[..., Any]] = {"difficulty": difficulty, "hicra": Hicra}

@@ -46,8 +46,8 @@ class Hicra:
             completion at which the policy's entropy is highest, the earlier of equals.
         share: of `high_entropy`: the paper's Fig. 10 takes the top 30%.
         mean_preserving: subtract from all policy tokens of a group what keeps its mean (see `mean_preserved`).
-        measure_entropy: log the policy's entropy on planning and on execution tokens also with `tokens: grams`. It is a
-            forward pass over the window, which is needed anyway where there are several updates or importance weights.
+        measure_entropy: log the policy's entropy on planning and on execution tokens with `tokens: grams`, too. It
+            comes with the pass for old log-probabilities, which is run for this alone where nothing else needs it.
         follow_ngram, follow_window: what counts as following a gram (see `GramCounts.add`).
 
     Raises UserError for grams that cannot be read, for values out of range, and, when called, without a tokenizer or,

@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cib_rl.errors import UserError
 from cib_rl.plugin.bound import BoundReward
 from cib_rl.recipe import BudgetSection
+from cib_rl.trainers.collect import Window
+
+Row = tuple[int, int, float]  # group, policy tokens, unweighted value of the steered reward
 
 
 class Budget:
@@ -20,9 +25,11 @@ class Budget:
 
     The integral term is plain dual ascent; the proportional one damps its overshoot (PID Lagrangian, Stooke et al.,
     arXiv 2007.03964, without its derivative term). The price is in units of outcome reward: what the completions of the
-    first window cost on average at this weight. cost₀ = −(their mean unweighted value) turns it into β, so that the
-    defaults of `rate` and `gain` (ours) serve every prior and every additive penalty alike. The price starts at 0; the
-    recipe's weight holds for the first window, before cost₀ is known.
+    first window cost on average at this weight. cost₀, the mean size |r| of their unweighted values, turns it into β,
+    so that the defaults of `rate` and `gain` (ours) serve every prior and every additive penalty alike; of a penalty it
+    is minus the mean, while Kimi's pays short answers as much as it fines long ones. Price and β start at 0, whatever
+    weight the recipe names, and stay there until cost₀ is known: for the first window, and for as long as the reward is
+    0 for every completion (soft overlong, while none is near its limit).
 
     A budget above what the outcome alone leads to is met only with `min_price` below 0, which pays for length.
 
@@ -36,6 +43,7 @@ class Budget:
     def __init__(self, section: BudgetSection, rewards: Sequence[BoundReward]) -> None:
         self.section = section
         self.reward = _steered(section, rewards)
+        self.reward.weight = 0.0
         self.start: float | None = None
         self.smoothed: float | None = None
         self.price = 0.0
@@ -59,22 +67,30 @@ class Budget:
         if self.start is None and tokens is not None and math.isfinite(tokens):
             self.start = float(tokens)
 
-    def observe(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Set the next window's weight from the metrics of this one. Returns what is to be logged.
+    def rows(self, window: Window) -> list[Row]:
+        """What `observe` reads of a process's completions: those the reward counts for."""
+        label, scores = self.reward.label, window.scores
+        counted_N = scores.counted[label] & scores.valid & np.isfinite(scores.values[label])
+        return [
+            (t.group, t.num_tokens, float(value))
+            for t, value, counted in zip(window.trajectories, scores.values[label], counted_N, strict=True)
+            if counted
+        ]
 
-        A window without a number (no right answer, for instance) changes nothing.
+    def observe(self, metrics: Mapping[str, float], rows: Sequence[Row]) -> dict[str, float]:
+        """Set the next window's weight from this one's metrics and `rows` (of all processes). Returns what to log.
+
+        A window without a number (no right answer, for instance) changes nothing. Raises UserError when the reward does
+        not fall with length within the first window's groups.
         """
-        tokens, value = metrics.get(self.counts, math.nan), metrics.get(f"reward/{self.reward.label}", math.nan)
-        if not (math.isfinite(tokens) and math.isfinite(value)):
+        tokens = metrics.get(self.counts, math.nan)
+        if not math.isfinite(tokens):
             return self._logged()
         self.begin(tokens)
         if self.unit is None:
-            if value >= 0:
-                raise UserError(
-                    f"budget: reward {self.reward.label!r} costs nothing (its mean is {value:.4g}): a budget needs one "
-                    "whose value falls with length, such as surprisal"
-                )
-            self.unit = -value
+            self.unit = self._cost(rows)
+            if self.unit is None:
+                return self._logged()
         past = self.section.smoothing if self.smoothed is not None else 0.0
         self.smoothed = past * (self.smoothed or 0.0) + (1 - past) * tokens
         assert self.start is not None and self.target is not None
@@ -82,6 +98,25 @@ class Budget:
         self.price = self._within(self.price + self.section.rate * error)
         self.reward.weight = self._within(self.price + self.section.gain * error) / self.unit
         return self._logged()
+
+    def _cost(self, rows: Sequence[Row]) -> float | None:
+        """cost₀, or None while the reward is 0 everywhere or all completions of each prompt are of one length."""
+        cost = float(np.mean([abs(value) for _, _, value in rows])) if rows else 0.0
+        if cost == 0:
+            return None
+        group_N, tokens_N, value_N = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+        for group in np.unique(group_N):
+            own = group_N == group
+            tokens_N[own] -= tokens_N[own].mean()
+            value_N[own] -= value_N[own].mean()
+        if not tokens_N.any():
+            return None
+        if (slope := float(tokens_N @ value_N) / float(tokens_N @ tokens_N)) >= 0:
+            raise UserError(
+                f"budget: reward {self.reward.label!r} does not fall with length (by {slope:+.3g} per token, within "
+                "the prompts of the first window): a budget needs one that does, such as surprisal"
+            )
+        return cost
 
     def _within(self, price: float) -> float:
         return min(max(price, self.section.min_price), self.section.max_price)

@@ -117,6 +117,7 @@ class CheckpointMixin:
             inner = staging / f"{PREFIX_CHECKPOINT_DIR}-{step}"
             rank = self.accelerator.process_index  # type: ignore[attr-defined]
             torch.save(self._own_state(), inner / RANK_STATE.format(rank))
+            self._save_more(inner)
             self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
             if main:
                 write_manifest(inner, step)
@@ -134,6 +135,9 @@ class CheckpointMixin:
         if main:
             self._rotate(final)
         self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+
+    def _save_more(self, folder: Path) -> None:
+        """What else a trainer keeps in a checkpoint; every process calls it."""
 
     def _rotate(self, newest: Path) -> None:
         if self.keep_checkpoints is not None:

@@ -4,6 +4,7 @@ The main loop is TRL's `training_step`: it asks `_prepare_inputs` for the next m
 and steps the optimizer. What is replaced, and nothing else:
 
 * `_prepare_inputs`: a new window when the last one is used up, else its next micro-batch;
+* `training_step`, `_compute_loss`: updates that are left out (`updates.UpdatesMixin`);
 * `_get_per_token_logps_and_entropies`: passes of like length without the window's padding;
 * saving and restoring (`checkpoint.CheckpointMixin`).
 
@@ -28,18 +29,20 @@ from trl.trainer.utils import use_adapter
 
 from cib_rl.credit.assign import Credit
 from cib_rl.credit.importance import importance_weights, merge_stats
+from cib_rl.credit.kl import kl_per_token, subtract_kl
 from cib_rl.engines.base import Engine
 from cib_rl.engines.weights import policy_tensors
 from cib_rl.errors import UserError
-from cib_rl.plugin import RewardFailure
+from cib_rl.plugin import RewardFailure, Scores
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
-from cib_rl.trainers.batch import Batch, pad_window, set_tracks, split_window
+from cib_rl.trainers.batch import Batch, pad_tokens, pad_window, split_window, take, unpad_tokens
 from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
 from cib_rl.trainers.collect import Collector, Window
 from cib_rl.trainers.metrics import window_metrics
-from cib_rl.trainers.passes import like_length_logps
+from cib_rl.trainers.passes import Forward, like_length
+from cib_rl.trainers.updates import UpdatesMixin
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
 LOSS_KEYS = (
@@ -59,7 +62,7 @@ def _never_called(**_: Any) -> list[float | None]:
     raise AssertionError("rewards are scored by the reward suite, not by TRL")
 
 
-class GRPOTrainer(CheckpointMixin, TRLTrainer):
+class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
     """See the module's docstring. Built by `run.train`, which turns a recipe into these parts."""
 
     # Set by transformers under wider types; here they are a GRPOConfig and a causal language model.
@@ -84,6 +87,12 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             train_dataset=Dataset.from_dict({"prompt": [""] * max(rows, 1)}),
             **trl_arguments,
         )
+        if "ref" in getattr(self.model, "peft_config", {}):
+            # TRL's copy of the adapter at the start. Ours starts at 0, so the reference is the base; and transformers
+            # would not restore the trained adapter from a checkpoint that holds a second one.
+            self.model.delete_adapter("ref")
+        if recipe.trainer.kl_in == "reward":
+            self.beta = 0.0  # TRL has made the reference model; its loss is to know nothing of it
         self.recipe = recipe
         self.collector = collector
         self.credit = credit
@@ -99,13 +108,31 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
     # ---- the rollout side -------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> Batch:
-        steps = self.args.steps_per_generation
-        if self._buffered_inputs is None or self._step % (steps * self.num_iterations) == 0:
+        """The next micro-batch; each pass over a window has an order of its own."""
+        micro_batches = self.args.steps_per_generation
+        position = self._step % (micro_batches * self.num_iterations)
+        if self._buffered_inputs is None or position == 0:
             self._buffered_inputs = self._make_window()
-        return self._buffered_inputs[self._step % steps]
+        iteration, index = divmod(position, micro_batches)
+        window, batch = self._window, self._window["batch"]
+        seed = (self.recipe.seed, window["index"], self.accelerator.process_index)
+        rows = split_window(
+            batch,
+            optimizer_steps=self.recipe.trainer.steps_per_window,
+            micro_batches=self.args.gradient_accumulation_steps,
+            seed=(*seed, iteration) if iteration else seed,
+        )
+        self._begin_update()
+        self._micro = {**take(batch, rows[index]), "num_items_in_batch": window["items"]}
+        return self._micro
 
-    def _make_window(self) -> list[Batch]:
-        """Draw, play, score, filter, credit, old and reference log-probabilities, importance: one window, in order."""
+    @property
+    def _window(self) -> dict[str, Any]:
+        """The window that is trained on, as it stands in a checkpoint."""
+        return self._buffered_inputs
+
+    def _make_window(self) -> dict[str, Any]:
+        """Draw, play, score, filter, old and reference log-probabilities, credit: one window, in order."""
         section = self.recipe.trainer
         groups = section.prompts_per_step * section.steps_per_window // self.accelerator.num_processes
         # transformers makes a new state when training starts; the one at hand before stays at step 0.
@@ -115,56 +142,55 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             synced = time.perf_counter()
             window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
-        logps_BT = self._measure_entropies(window) if "entropy" in self.credit.needs else None
-        advantages = self.credit.assign(window.trajectories, window.scores, self._reduce)
-        for trajectory, advantage in zip(window.trajectories, advantages, strict=True):
-            if len(advantage) == len(trajectory.completion_ids):
-                trajectory.set_track("advantage", advantage.tolist())
-        batch = self._padded(window, advantages)
-        scored = time.perf_counter()
-        self._add_logps(batch, logps_BT)
-        window.seconds["logps"] = window.seconds.get("logps", 0.0) + time.perf_counter() - scored
-        self._note_warnings(window)
-        metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
-        if self.budget is not None:
-            metrics |= self.budget.observe(metrics)
-        for name, value in metrics.items():
-            self._metrics["train"][name].append(value)
-        if self.recipe.logging.trajectories:
-            self.run_folder.save_window(window.trajectories, self.state.global_step, self.accelerator.process_index)
-        del batch["engine_logps"]
-        batches = split_window(
-            batch,
-            optimizer_steps=section.steps_per_window,
-            micro_batches=self.args.gradient_accumulation_steps,
-            seed=(self.recipe.seed, self._window_index, self.accelerator.process_index),
-        )
-        # TRL's token-mean losses divide by the tokens of the whole window over all processes.
-        items = self.accelerator.gather(batch["tool_mask"].sum().reshape(1)).sum()
-        self._window_index += 1
-        return [{**micro, "num_items_in_batch": items} for micro in batches]
-
-    def _padded(self, window: Window, advantages: Sequence[np.ndarray]) -> Batch:
-        return pad_window(
+        batch = pad_window(
             window.trajectories,
-            advantages,
             window.in_loss,
             pad_id=self._tokenizer.pad_token_id,
             multiple_of=self.args.steps_per_generation,
             device=self.accelerator.device,
         )
+        scored = time.perf_counter()
+        importance_BT = self._add_logps(batch)
+        window.seconds["logps"] = time.perf_counter() - scored
+        if "entropy" in self.credit.needs:
+            entropies = unpad_tokens(batch.pop("entropies"), window.trajectories)
+            for trajectory, entropy_T in zip(window.trajectories, entropies, strict=True):
+                trajectory.set_track("entropy", entropy_T.tolist())
+        advantages = self._credit(window, window.scores, batch)
+        batch["advantages"] = pad_tokens(advantages, window.trajectories, batch) * importance_BT
+        self._note_warnings(window)
+        metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
+        if self.budget is not None:
+            metrics |= self.budget.observe(metrics, gather_object(self.budget.rows(window)))
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+        if self.recipe.logging.trajectories:
+            self.run_folder.save_window(window.trajectories, self.state.global_step, self.accelerator.process_index)
+        for unused in ("engine_logps", *(() if self._several_updates else ("old_per_token_logps",))):
+            batch.pop(unused, None)
+        # TRL's token-mean losses divide by the tokens of the whole window over all processes.
+        items = self.accelerator.gather(batch["tool_mask"].sum().reshape(1)).sum()
+        self._window_index += 1
+        return {"batch": batch, "items": items, "index": self._window_index - 1, "stopped": False}
 
-    def _measure_entropies(self, window: Window) -> torch.Tensor:
-        """Set the track `entropy`: that of the policy at each token, in nats, at the sampling temperature. Returns the
-        log-probabilities (B, T) of the same pass, in the rows of `_padded`."""
-        started = time.perf_counter()
-        batch = self._padded(window, [np.zeros(len(t.completion_ids)) for t in window.trajectories])
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps_BT, entropies_BT = self._logps_and_entropies(self.model, batch, compute_entropy=True)
-        assert entropies_BT is not None
-        set_tracks(window.trajectories, "entropy", entropies_BT)
-        window.seconds["logps"] = time.perf_counter() - started
-        return logps_BT
+    def _credit(self, window: Window, scores: Scores, batch: Batch) -> list[np.ndarray]:
+        """Advantages (T,) of each trajectory; PPO asks its critic first."""
+        trajectories = window.trajectories
+        if self.recipe.trainer.kl_in == "reward":
+            kl_BT = kl_per_token(
+                batch["old_per_token_logps"], batch.pop("ref_per_token_logps"), self.recipe.trainer.kl_estimator
+            )
+            kl = unpad_tokens(kl_BT * batch["tool_mask"], trajectories)
+            scores = subtract_kl(trajectories, scores, kl, self.recipe.trainer.kl)
+            sums = self._reduce(
+                np.array([kl_BT[batch["tool_mask"].bool()].sum().item(), batch["tool_mask"].sum().item()])
+            )
+            self._metrics["train"]["kl_reward"].append(float(sums[0] / max(sums[1], 1)))
+        advantages = self.credit.assign(trajectories, scores, self._reduce)
+        for trajectory, advantage in zip(trajectories, advantages, strict=True):
+            if len(advantage) == len(trajectory.completion_ids):
+                trajectory.set_track("advantage", advantage.tolist())
+        return advantages
 
     @contextmanager
     def _kept_when_a_reward_fails(self) -> Iterator[None]:
@@ -193,20 +219,26 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         if self.recipe.engine.sleep:
             self.engine.sleep()
 
-    def _add_logps(self, batch: Batch, logps_BT: torch.Tensor | None = None) -> None:
-        """Add old and reference log-probabilities where the loss needs them; fold the importance weight into the
-        advantages; check the gap between engine and trainer at the first window and every N steps. `logps_BT`: the
-        policy's log-probabilities, where they are known already."""
+    @property
+    def _several_updates(self) -> bool:
+        return self.recipe.trainer.steps_per_window * self.recipe.trainer.num_iterations > 1
+
+    def _add_logps(self, batch: Batch) -> torch.Tensor:
+        """Add old and reference log-probabilities where loss or reward need them, and the policy's `entropies`
+        (nats, at the sampling temperature) where credit does; check the gap between engine and trainer at the first
+        window and every N steps. Returns the importance weights (B, T), 1 without correction."""
         section = self.recipe.trainer
         correct = section.importance.applies_to(self.recipe.engine.name)
-        several_updates = section.steps_per_window * section.num_iterations > 1
-        check = self._gap_is_due()
+        kl_in_reward = section.kl_in == "reward"
+        check, entropies = self._gap_is_due(), "entropy" in self.credit.needs
+        weights_BT = torch.ones_like(batch["engine_logps"])
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if correct or several_updates or check:
-                old_BT = self._score(self.model, batch) if logps_BT is None else logps_BT
-                if several_updates:
-                    batch["old_per_token_logps"] = old_BT
-                weights_BT, stats = importance_weights(
+            if correct or self._several_updates or kl_in_reward or check or entropies:
+                old_BT, entropies_BT = self._logps_and_entropies(self.model, batch, compute_entropy=entropies)
+                batch["old_per_token_logps"] = old_BT
+                if entropies_BT is not None:
+                    batch["entropies"] = entropies_BT
+                found_BT, stats = importance_weights(
                     old_BT,
                     batch["engine_logps"],
                     batch["tool_mask"],
@@ -214,13 +246,14 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
                     clip_min=section.importance.clip_min,
                 )
                 if correct:
-                    batch["advantages"] = batch["advantages"] * weights_BT
+                    weights_BT = found_BT
                 for name, value in merge_stats(gather_object([stats])).items():
                     self._metrics["train"][f"ratio/{name}"].append(value)
                 if check:
                     self._check_gap(old_BT, batch)
-            if self.beta != 0.0:
+            if self.beta != 0.0 or kl_in_reward:
                 batch["ref_per_token_logps"] = self._reference_logps(batch)
+        return weights_BT
 
     def _gap_is_due(self) -> bool:
         every = self.recipe.engine.check_every
@@ -255,7 +288,7 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
             return self._score(self.ref_model, batch)
         # LoRA: the reference is the policy with its adapter off.
         model = self.accelerator.unwrap_model(self.model)
-        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+        with use_adapter(model, adapter_name=None):
             return self._score(self.model, batch)
 
     def _score(self, model: Any, batch: Batch) -> torch.Tensor:
@@ -305,29 +338,41 @@ class GRPOTrainer(CheckpointMixin, TRLTrainer):
         compute_aux_loss: bool = False,
         **unused: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """TRL's method, in passes of like length (see `passes.like_length_logps`)."""
+        """TRL's method, in passes of like length (see `passes.like_length`)."""
         aux_losses = []
 
-        def forward(
-            ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def forward(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             extra = {"output_router_logits": True} if compute_aux_loss else {}
             with self.accelerator.autocast():
                 outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **extra)
             if compute_aux_loss:
                 aux_losses.append(outputs.aux_loss)
-            return outputs.log_probs, outputs.entropy if compute_entropy else None
+            entropy = outputs.entropy if compute_entropy else None
+            return outputs.log_probs, entropy, *(self._of_this_pass() if torch.is_grad_enabled() else ())
 
-        logps_BT, entropies_BT = like_length_logps(
+        logps_BT, entropies_BT, *more = self._in_passes(forward, input_ids, attention_mask, logits_to_keep)
+        if torch.is_grad_enabled():
+            self._fresh_logps_BT, self._more_of_passes = logps_BT.detach(), more
+        return logps_BT, entropies_BT, torch.stack(aux_losses).mean() if aux_losses else None
+
+    def _of_this_pass(self) -> tuple[torch.Tensor, ...]:
+        """What else is read off a pass with gradients, (B, L) each; kept per completion token in `_more_of_passes`."""
+        return ()
+
+    def _in_passes(
+        self, forward: Forward, ids: torch.Tensor, mask: torch.Tensor, width: int, *, after_last: bool = False
+    ) -> list[Any]:
+        """`like_length` with this run's budget of tokens, in as many passes on every process."""
+        return like_length(
             forward,
-            input_ids,
-            attention_mask,
-            logits_to_keep,
+            ids,
+            mask,
+            width,
             pad_id=self._tokenizer.pad_token_id,
             token_budget=self.recipe.trainer.token_budget,
             pass_count=self._agreed_pass_count,
+            after_last=after_last,
         )
-        return logps_BT, entropies_BT, torch.stack(aux_losses).mean() if aux_losses else None
 
     def _agreed_pass_count(self, count: int) -> int:
         """Every process runs as many passes as the one that needs most: a forward pass may be a collective."""

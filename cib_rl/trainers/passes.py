@@ -1,18 +1,18 @@
-"""Policy log-probabilities in passes of like length: the padding of a window never reaches the model."""
+"""Numbers per completion token in passes of like length: the padding of a window never reaches the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from cib_rl.packing import pack_by_tokens, pack_into
 
-# (input_ids, attention_mask, labels) of one pass -> (log-probabilities (B, L-1), entropies (B, L-1) or None)
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+# (input_ids, attention_mask, labels) of one pass -> tensors (B, L) or (B, L-1) over its positions, or None
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Sequence[torch.Tensor | None]]
 
 
-def like_length_logps(
+def like_length(
     forward: Forward,
     input_ids_BL: torch.Tensor,
     attention_mask_BL: torch.Tensor,
@@ -21,8 +21,12 @@ def like_length_logps(
     pad_id: int,
     token_budget: int | None,
     pass_count: Callable[[int], int] = lambda count: count,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Per-token log-probabilities (B, T) and entropies (B, T) of the completions, T = `completion_width`.
+    after_last: bool = False,
+) -> list[torch.Tensor | None]:
+    """What `forward` says at the position before each completion token, (B, T) each, T = `completion_width`.
+
+    That position predicts the token: log-probabilities, entropies and values all stand there. With `after_last` the
+    results are (B, T + 1): a row's last token adds what is said after it.
 
     Rows (left-padded prompt, right-padded completion) are laid out without their padding, sorted by length, put into
     passes of at most `token_budget` padded tokens each (None: one pass), and the results scattered back; padding
@@ -39,7 +43,9 @@ def like_length_logps(
         wanted = pass_count(len(passes))
         if wanted != len(passes):
             passes = pack_into(lengths, wanted, token_budget=token_budget)
-    pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+    after = int(after_last)
+    where: list[torch.Tensor] = []
+    pieces: list[list[torch.Tensor | None]] = []
     for rows in passes:
         width = max(lengths[i] for i in rows)
         ids = input_ids_BL.new_full((len(rows), width), pad_id)
@@ -47,30 +53,28 @@ def like_length_logps(
         labels = torch.full_like(ids, -100)
         take_row: list[int] = []
         take_column: list[int] = []
-        put_column: list[int] = []
+        put: list[int] = []
         for k, i in enumerate(rows):
             start, length = starts[i], lengths[i]
             prompt = prompt_width - start
             ids[k, :length] = input_ids_BL[i, start : start + length]
             mask[k, :length] = 1
             labels[k, prompt:length] = ids[k, prompt:length]
-            # Position p of a pass's output predicts token p + 1.
-            take_row += [k] * (length - prompt)
-            take_column += range(prompt - 1, length - 1)
-            put_column += [i * completion_width + t for t in range(length - prompt)]
-        logps, entropies = forward(ids, mask, labels)
-        row, column, where = (
-            torch.tensor(x, dtype=torch.long, device=ids.device) for x in (take_row, take_column, put_column)
-        )
-        pieces.append((where, logps[row, column], entropies[row, column] if entropies is not None else None))
-    where = torch.cat([piece[0] for piece in pieces])
-    logps_B_T = _scatter(where, torch.cat([piece[1] for piece in pieces]), len(lengths), completion_width)
-    if pieces[0][2] is None:
-        return logps_B_T, None
-    entropies_T = torch.cat([piece[2] for piece in pieces if piece[2] is not None])
-    return logps_B_T, _scatter(where, entropies_T, len(lengths), completion_width)
+            taken = range(prompt - 1, length - 1 + after)
+            take_row += [k] * len(taken)
+            take_column += taken
+            put += [i * (completion_width + after) + t for t in range(len(taken))]
+        row, column = (torch.tensor(x, dtype=torch.long, device=ids.device) for x in (take_row, take_column))
+        where.append(torch.tensor(put, dtype=torch.long, device=ids.device))
+        pieces.append([said if said is None else said[row, column] for said in forward(ids, mask, labels)])
+    where_N, shape = torch.cat(where), (len(lengths), completion_width + after)
+    results: list[torch.Tensor | None] = []
+    for parts in zip(*pieces, strict=True):
+        known = [part for part in parts if part is not None]
+        results.append(_scatter(where_N, torch.cat(known), shape) if known else None)
+    return results
 
 
-def _scatter(where: torch.Tensor, values: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-    """Put flat values at flat positions of a (rows, width) tensor of zeros; differentiable in `values`."""
-    return values.new_zeros(rows * width).index_put((where,), values).view(rows, width)
+def _scatter(where_N: torch.Tensor, values_N: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Put flat values at flat positions of a tensor of zeros; differentiable in the values."""
+    return values_N.new_zeros(shape[0] * shape[1]).index_put((where_N,), values_N).view(shape)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from cib_rl.trackers import trackers
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
+from cib_rl.trainers.critic_model import load_critic
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
+from cib_rl.trainers.ppo import PPOTrainer
 from cib_rl.trainers.processes import import_before_joining
 
 
@@ -135,6 +138,9 @@ def prepare(
         model = _make_policy(recipe, reference)
         if recipe.lora is None:
             model.config._name_or_path = plain  # TRL loads the reference model from there
+        make: Callable[..., GRPOTrainer] = GRPOTrainer
+        if recipe.critic is not None:
+            make = partial(PPOTrainer, critic_model=_make_critic(recipe, reference, base_dir, tokenizer))
         engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state, progress)
@@ -151,7 +157,7 @@ def prepare(
             mask_truncated=recipe.trainer.mask_truncated,
         )
         evaluation = EvaluationCallback(recipe, folder, rollouts, suite, base_dir, progress)
-        trainer = GRPOTrainer(
+        trainer = make(
             recipe=recipe,
             collector=collector,
             credit=credit,
@@ -246,6 +252,15 @@ def _make_policy(recipe: Recipe, reference: str) -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _make_critic(recipe: Recipe, reference: str, base_dir: Path, tokenizer: Any) -> Any:
+    """The critic's model, whole on every process; None where it is a head on the policy."""
+    assert recipe.critic is not None
+    if recipe.critic.backbone == "policy":
+        return None
+    with unsharded():
+        return load_critic(recipe, reference, base_dir, tokenizer)
 
 
 def _sampling(recipe: Recipe) -> Sampling:

@@ -168,3 +168,19 @@ def test_what_is_logged_is_what_the_saved_trajectories_say(tmp_path, tiny_model_
     for name, kept in (("planning", planning), ("execution", ~planning)):
         assert line[f"{name}/perplexity"] == pytest.approx(np.exp(-logprobs[kept].mean()))
         assert line[f"{name}/entropy_nats"] == pytest.approx(entropies[kept].mean())
+
+
+def test_under_ppo_it_reshapes_what_gae_gave(tmp_path, tiny_model_dir):
+    """Advantages that differ from token to token; the critic learns the returns of GAE, which HICRA leaves alone."""
+    changes = {"engine": WordEngine(), "trainer.name": "ppo"}
+    gae = {"name": "gae", "lam": 0.9}
+    _, plain, _ = trained(tmp_path / "plain", tiny_model_dir, gae, **changes)
+    hicra = {"name": "hicra", "grams": ["wait"], "measure_entropy": True}
+    _, rows, lines = trained(tmp_path / "run", tiny_model_dir, gae, hicra, **changes)
+    marked = 0
+    for t, base in zip(rows, plain, strict=True):
+        planning, before = np.array(t.tracks["planning"]), np.array(base.tracks["advantage"])
+        np.testing.assert_allclose(t.tracks["advantage"], before + 0.2 * np.abs(before) * planning, rtol=1e-6)
+        np.testing.assert_array_equal(t.tracks["return"], base.tracks["return"])
+        marked += planning.sum()
+    assert marked > 0 and lines[0]["planning/entropy_nats"] > 0

@@ -20,7 +20,7 @@ class _Watch(TrainerCallback):
         self.references = []
 
     def on_pre_optimizer_step(self, args, state, control, **_):
-        self.references.append(self.trainer._buffered_inputs)
+        self.references.append(self.trainer._micro)
 
 
 def _base(model):
@@ -64,7 +64,7 @@ def test_twenty_steps_leave_the_base_bit_identical_and_move_the_policy(tmp_path,
     lines = folder.read_metrics()
     assert len([line for line in lines if line.get("gap/max", 1) < 1e-4]) == 20
     # The reference is the base model: its log-probabilities equal those of the base in a model of its own.
-    last = watch.references[-1][0]
+    last = watch.references[-1]
     reference, seen = last["ref_per_token_logps"], 0
     for i in range(len(reference)):
         prompt = last["prompt_ids"][i][last["prompt_mask"][i].bool()]

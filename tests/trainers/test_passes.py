@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cib_rl.trainers.passes import like_length_logps
+from cib_rl.trainers.passes import like_length
 
 
 def _window(rows=6, prompt=5, width=9, seed=0):
@@ -43,7 +43,7 @@ def _naive(model, ids, mask, width):
 @pytest.mark.parametrize("budget", [None, 1, 20, 40])
 def test_logps_entropies_and_gradients_equal_those_of_unpadded_rows(tiny_model, budget):
     ids, mask, width = _window()
-    logps, entropies = like_length_logps(_forward(tiny_model), ids, mask, width, pad_id=0, token_budget=budget)
+    logps, entropies = like_length(_forward(tiny_model), ids, mask, width, pad_id=0, token_budget=budget)
     expected, expected_entropies = _naive(tiny_model, ids, mask, width)
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=1e-5)
@@ -64,6 +64,6 @@ def test_every_process_can_be_made_to_run_equally_many_passes(tiny_model):
         calls.append(tensors[0].shape)
         return _forward(tiny_model)(*tensors)
 
-    logps, _ = like_length_logps(forward, ids, mask, width, pad_id=0, token_budget=1000, pass_count=lambda n: n + 3)
+    logps, _ = like_length(forward, ids, mask, width, pad_id=0, token_budget=1000, pass_count=lambda n: n + 3)
     assert len(calls) == 4
     torch.testing.assert_close(logps, _naive(tiny_model, ids, mask, width)[0], atol=1e-5, rtol=1e-5)

@@ -36,6 +36,7 @@ LAYOUTS = {
     },
     "accumulation and KL": {"trainer.micro_batch_size": 4, "trainer.kl": 0.01},
     "LoRA with dropout": {"lora": {"r": 4, "dropout": 0.2}},
+    "LoRA and a reference": {"lora": {"r": 4}, "trainer.kl": 0.1},
 }
 
 

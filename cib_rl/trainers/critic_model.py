@@ -1,0 +1,104 @@
+"""Loading the critic's model, and its weights' way into a checkpoint and back."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+
+from cib_rl.errors import UserError
+from cib_rl.models import resolve_model
+from cib_rl.recipe import Recipe
+
+ADAPTER = "adapter"
+
+
+def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> Any:
+    """A token classifier with one label on the backbone that `critic.model` names (default: `policy`, resolved).
+
+    A folder without a value head gets one of zeros: all values are 0 at first, whatever the token (ours; a random head
+    would give noise for advantages). There is no dropout. Raises UserError when it cannot be loaded, its architecture
+    has no token classifier, or it reads another vocabulary than the policy's.
+    """
+    section = recipe.critic
+    assert section is not None
+    reference = resolve_model(section.model, base_dir, "critic.model") if section.model else policy
+    check_vocabulary(reference, tokenizer)
+    dtype = getattr(torch, section.dtype or recipe.trainer.dtype)
+    try:
+        config = AutoConfig.from_pretrained(reference, num_labels=1)
+        config.classifier_dropout = 0.0
+        model, found = AutoModelForTokenClassification.from_pretrained(
+            reference, config=config, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"critic.model: cannot load {reference!r} as a token classifier: {error}") from error
+    head = [name for name in found["missing_keys"] if name.startswith(("score", "classifier"))]
+    if rest := sorted(set(found["missing_keys"]) - set(head)):
+        raise UserError(f"critic.model: {reference!r} lacks weights of the backbone: {', '.join(rest[:3])} …")
+    with torch.no_grad():
+        for name in head:
+            model.get_parameter(name).zero_()
+    if section.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(recipe.seed)  # the adapter's random start is part of the run
+    with warnings.catch_warnings():
+        # PEFT takes the head out of `all-linear` first, and then misses it.
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=section.lora.r,
+                lora_alpha=section.lora.alpha,
+                lora_dropout=section.lora.dropout,
+                target_modules=section.lora.target_modules,
+                exclude_modules=["score", "classifier"],  # the head is trained whole and saved with the adapter
+                task_type="TOKEN_CLS",
+            ),
+        )
+
+
+def check_vocabulary(reference: str, tokenizer: Any) -> None:
+    """The critic reads the policy's token ids. Raises UserError when they would mean other tokens to it."""
+    try:
+        size = AutoConfig.from_pretrained(reference).get_text_config().vocab_size
+    except (OSError, ValueError) as error:
+        raise UserError(f"critic.model: cannot read {reference!r}: {error}") from error
+    mend = "it reads the policy's token ids; take a model of the same family"
+    if size < len(tokenizer):
+        raise UserError(
+            f"critic.model: {reference!r} has {size:,} embeddings for the policy's {len(tokenizer):,} tokens: {mend}"
+        )
+    if not (Path(reference) / "tokenizer_config.json").is_file():
+        return
+    own = AutoTokenizer.from_pretrained(reference).get_vocab()
+    for token, number in tokenizer.get_vocab().items():
+        if own.get(token) != number:
+            raise UserError(
+                f"critic.model: {reference!r} has another vocabulary than the policy: {token!r} is token {number} of "
+                f"the policy's and {'unknown' if token not in own else f'token {own[token]}'} there; {mend}"
+            )
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """As transformers saves a model, or PEFT an adapter.
+
+    An adapter goes a folder deeper: transformers takes any folder in a checkpoint that holds one for the policy's.
+    """
+    model.save_pretrained(folder / ADAPTER if hasattr(model, "peft_config") else folder)
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """The weights that `save_weights` wrote, into a model of the same kind."""
+    if hasattr(model, "peft_config"):
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder / ADAPTER)))
+        return
+    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict())

@@ -1,0 +1,151 @@
+"""PPO: the GRPO trainer's rollouts, rewards and policy loss, with a critic and GAE in the place of the group baseline.
+
+A window is drawn and scored as in GRPO. Then the critic gives its values, the credit stage `gae` makes advantages and
+returns of them, and in every micro-batch the critic learns the returns after the policy has made its own backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cib_rl.errors import UserError
+from cib_rl.plugin import Scores
+from cib_rl.trainers.batch import Batch, pad_tokens, unpad_tokens
+from cib_rl.trainers.collect import Window
+from cib_rl.trainers.critic import Critic
+from cib_rl.trainers.grpo import GRPOTrainer
+from cib_rl.trainers.passes import Forward
+from cib_rl.trainers.value_head import HeadOnPolicy
+from cib_rl.trainers.value_loss import explained_variance
+
+FOLDER = "critic"  # of a checkpoint
+
+
+class PPOTrainer(GRPOTrainer):
+    """See the module's docstring. `critic_model`: from `load_critic`; None for a head on the policy's backbone."""
+
+    critic: Critic | HeadOnPolicy
+
+    def __init__(self, *, critic_model: Any, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        section = self.recipe.critic
+        assert section is not None
+        common: dict[str, Any] = {
+            "steps": self.args.max_steps,
+            "in_passes": self._values_in_passes,
+            "guard": self._finite_or_nothing,
+            "adam_beta2": self.recipe.trainer.adam_beta2,
+        }
+        if section.backbone == "policy":
+            self.critic = HeadOnPolicy(arguments["model"], section, self.accelerator, **common)
+        else:
+            self.critic = Critic(
+                critic_model,
+                section,
+                self.accelerator,
+                micro_batch_size=self.args.per_device_train_batch_size,
+                **common,
+            )
+
+    # ---- the rollout side -------------------------------------------------------------------------------------------
+
+    def _credit(self, window: Window, scores: Scores, batch: Batch) -> list[np.ndarray]:
+        """Values before the credit stages, returns after them."""
+        trajectories = window.trajectories
+        # Without a reward there is no return to learn; such rows leave whitening and both losses.
+        window.in_loss &= scores.valid & np.isfinite(scores.total)
+        scores = replace(scores, valid=window.in_loss.copy())
+        kept = np.repeat(window.in_loss, [len(t.segments) for t in trajectories])
+        batch["tool_mask"][: len(kept)] *= torch.from_numpy(kept[:, None]).to(batch["tool_mask"])
+        values_BT1 = self.critic.values(batch)
+        self._attach(values_BT1, window, batch)
+        advantages = super()._credit(window, scores, batch)
+        returns = [np.asarray(t.tracks["return"]) for t in trajectories]
+        batch["values"], batch["returns"] = values_BT1[:, :-1], pad_tokens(returns, trajectories, batch)
+        used = batch["tool_mask"].bool()
+        self._log(
+            explained_variance=explained_variance(
+                batch["values"][used].cpu().numpy(), batch["returns"][used].cpu().numpy(), self._reduce
+            ),
+            value_mean=self._mean(batch["values"][used]),
+            return_mean=self._mean(batch["returns"][used]),
+        )
+        return advantages
+
+    def _attach(self, values_BT1: torch.Tensor, window: Window, batch: Batch) -> None:
+        """The track `value` and the diagnostic `value_at_end`, V after the last token, of each trajectory."""
+        values = unpad_tokens(values_BT1[:, :-1], window.trajectories)
+        ends = batch["completion_mask"].sum(1)
+        row = -1
+        for trajectory, value_T in zip(window.trajectories, values, strict=True):
+            trajectory.set_track("value", value_T.tolist())
+            row += len(trajectory.segments)
+            trajectory.diagnostics["value_at_end"] = float(values_BT1[row, ends[row]]) if trajectory.segments else 0.0
+
+    # ---- the learning side ------------------------------------------------------------------------------------------
+
+    def _policy_waits(self) -> bool:
+        assert self.recipe.critic is not None
+        return bool(self.state.global_step < self.recipe.critic.warmup_steps)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        value = self.critic.learn(
+            self._micro, last=self.accelerator.sync_gradients, scale=self._token_mean_scale, **self._values_of_pass()
+        )
+        tokens = max(value.tokens, 1.0)
+        self._log(loss=float(value.total.detach()) / tokens, clip_share=value.clipped / tokens)
+        if value.grad_norm is not None:
+            self._log(grad_norm=value.grad_norm)
+        return loss
+
+    def _of_this_pass(self) -> tuple[torch.Tensor, ...]:
+        return (self.critic.of_this_pass(),) if isinstance(self.critic, HeadOnPolicy) else ()
+
+    def _values_of_pass(self) -> dict[str, torch.Tensor]:
+        return {"values_BT": self._more_of_passes[0]} if isinstance(self.critic, HeadOnPolicy) else {}
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        loss = super()._compute_loss(model, inputs)
+        if isinstance(self.critic, HeadOnPolicy) and not self.critic.section.detach and self.model.training:
+            value = self.critic.loss(inputs, self._more_of_passes[0]).total * self._token_mean_scale
+            loss = loss + self.critic.section.coefficient * value
+        return loss
+
+    @property
+    def _token_mean_scale(self) -> float:
+        """1 / tokens of the optimizer step, for a loss that is then averaged over processes, as TRL's `dapo`."""
+        items = self._micro["num_items_in_batch"].clamp(min=1) / self.recipe.trainer.steps_per_window
+        return float(self.accelerator.num_processes / items)
+
+    def _values_in_passes(self, forward: Forward, batch: Batch, after_last: bool) -> torch.Tensor:
+        ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+        (values,) = self._in_passes(forward, ids, mask, batch["completion_ids"].size(1), after_last=after_last)
+        return values
+
+    def _mean(self, values: torch.Tensor) -> float:
+        total, count = self._reduce(np.array([float(values.sum()), values.numel()]))
+        return float(total / max(count, 1))
+
+    def _log(self, **metrics: float) -> None:
+        for name, value in metrics.items():
+            self._metrics["train"][f"critic/{name}"].append(value)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _save_more(self, folder: Path) -> None:
+        if self.accelerator.is_main_process:
+            (folder / FOLDER).mkdir()
+        self.accelerator.wait_for_everyone()
+        self.critic.save(folder / FOLDER)
+
+    def restore(self, checkpoint: Path) -> None:
+        super().restore(checkpoint)
+        if not (checkpoint / FOLDER).is_dir():
+            raise UserError(f"checkpoint {checkpoint} has no critic: it was not written by trainer ppo")
+        self.critic.load(checkpoint / FOLDER)

@@ -1,0 +1,107 @@
+"""Which updates the policy really makes: skipped ones change nothing, and all processes skip the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cib_rl.credit.kl import kl_per_token
+from cib_rl.errors import UserError
+
+
+class UpdatesMixin:
+    """Overrides of TRL's step, for a trainer with `recipe` and `_micro`, the micro-batch at hand.
+
+    An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
+    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window. DeepSpeed steps inside of backward,
+    so a skipped step is made all the same: with a loss of 0, and at a learning rate of 0, because Adam's momentum and
+    weight decay would move the weights without any gradient.
+
+    A micro-batch whose loss is not finite on some process is left out on all of them (`nonfinite_losses` is logged).
+    """
+
+    recipe: Any
+    accelerator: Any
+    model: Any
+    _micro: dict[str, Any]  # rows of the window
+    _window: dict[str, Any]  # what is trained on, and whether it is used up ("stopped")
+    _skipping = False
+    _first_of_step = True
+    _kl_sum = 0.0  # of the tokens of this step so far
+    _kl_tokens = 0.0
+    _fresh_logps_BT: torch.Tensor | None = None
+
+    def _policy_waits(self) -> bool:
+        return False
+
+    def _begin_update(self) -> None:
+        """Before each micro-batch; what the first of an optimizer step decides holds for the whole step."""
+        if self._first_of_step:
+            self._kl_sum = self._kl_tokens = 0.0
+            self._skipping = self._policy_waits() or self._window["stopped"]
+        if self._skipping:
+            for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
+                group["lr"] = 0.0  # until the scheduler sets it again, after the step
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self._first_of_step = self.accelerator.sync_gradients
+        if self._first_of_step:
+            self._end_update()
+        return loss
+
+    def _end_update(self) -> None:
+        """Judge the KL of the step that was just made, over all processes."""
+        metrics = self._metrics["train"]  # type: ignore[attr-defined]
+        metrics["policy_skipped"].append(float(self._skipping))
+        if "old_per_token_logps" not in self._micro or self._skipping:
+            return
+        total, tokens = self.accelerator.reduce(
+            torch.tensor([self._kl_sum, self._kl_tokens], device=self.accelerator.device, dtype=torch.float32),
+            reduction="sum",
+        ).tolist()
+        kl = total / max(tokens, 1.0)
+        metrics["kl_old_new"].append(kl)
+        limit = self.recipe.trainer.max_kl
+        if limit is not None and kl > limit:
+            self._window["stopped"] = True
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[misc]
+        if not self.model.training:
+            return loss
+        old_BT, new_BT = inputs.get("old_per_token_logps"), self._fresh_logps_BT
+        if old_BT is not None and new_BT is not None:
+            mask_BT = inputs["tool_mask"].bool()
+            self._kl_sum += float(kl_per_token(old_BT, new_BT, "k3")[mask_BT].sum())
+            self._kl_tokens += float(mask_BT.sum())
+        if self._skipping:
+            return loss * 0.0
+        return self._finite_or_nothing(loss, lambda: self._nothing(model, inputs))
+
+    def _finite_or_nothing(self, loss: torch.Tensor, nothing: Any) -> torch.Tensor:
+        """The loss, or where it is not finite on one of the processes, a loss of 0 from a pass of its own.
+
+        The first pass is of no use then: 0 times its graph would still have gradients that are no numbers. Raises
+        UserError when there is no finite pass at all, since then the weights are broken.
+        """
+        if self._everywhere(bool(torch.isfinite(loss.detach()).all())):
+            return loss
+        self._metrics["train"]["nonfinite_losses"].append(1.0)  # type: ignore[attr-defined]
+        empty: torch.Tensor = nothing() * 0.0
+        if not self._everywhere(bool(torch.isfinite(empty.detach()).all())):
+            raise UserError(
+                "the loss is not finite, and neither is a pass over a single token: the weights are no numbers any "
+                "more; go on from an earlier checkpoint with a lower learning rate"
+            )
+        return empty
+
+    def _nothing(self, model: Any, inputs: Any) -> torch.Tensor:
+        ids = inputs["prompt_ids"][:1, -1:].repeat(1, 2)
+        logps, _, _ = self._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 1)  # type: ignore[attr-defined]
+        return logps.sum()
+
+    def _everywhere(self, here: bool) -> bool:
+        flag = torch.tensor(float(not here), device=self.accelerator.device)
+        return float(self.accelerator.reduce(flag, reduction="sum")) == 0
