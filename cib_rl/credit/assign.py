@@ -4,7 +4,9 @@ A stage is a function with keyword arguments from the recipe, or a class of the 
 something. The first one is a baseline, `(trajectories, scores, reduce, **keywords) -> advantages`; those after it
 reshape what it gave, `(trajectories, scores, advantages, **keywords) -> advantages`. Advantages are one array (T,) per
 trajectory over all completion tokens, 0 on the environment's. A stage with a keyword `context` is given the same
-`RewardContext` as a reward. Built-in stages are listed below; one of your own is named `package.module:name` or
+`RewardContext` as a reward. An instance may have an attribute `needs`, the tracks that must be set before it is called
+(`entropy`: the policy's, per token), and a method `metrics(gather)`, numbers to log of the window it was last called
+with, the same on every process. Built-in stages are listed below; one of your own is named `package.module:name` or
 `path/file.py:name`.
 """
 
@@ -32,6 +34,8 @@ from cib_rl.trajectory import Trajectory
 
 Advantages = list[np.ndarray]
 Stage = Callable[..., Advantages]
+GatherLists = Callable[[list[Any]], list[Any]]  # one list from every process, joined in rank order
+MEASURED = frozenset({"entropy"})  # the tracks that the trainer can set
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -43,7 +47,18 @@ class Credit:
 
     def __init__(self, sections: Sequence[CreditSection], context: RewardContext) -> None:
         found = [_stage(number, section, context) for number, section in enumerate(sections)]
-        self._baseline, *self._reshapers = found
+        self._baseline, *self._reshapers = self._stages = found
+        self.needs: frozenset[str] = frozenset().union(*(getattr(stage, "needs", ()) for stage in found))
+        if unknown := self.needs - MEASURED:
+            raise UserError(f"credit: a stage needs {', '.join(sorted(unknown))}; known: {', '.join(MEASURED)}")
+
+    def metrics(self, gather: GatherLists = lambda parts: parts) -> dict[str, float]:
+        """What the stages have to log of the window they were last called with."""
+        found: dict[str, float] = {}
+        for stage in self._stages:
+            if hasattr(stage, "metrics"):
+                found |= stage.metrics(gather)
+        return found
 
     def assign(
         self, trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce = lambda sums: sums
@@ -72,6 +87,8 @@ def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage
         return stage(**keywords) if is_class else partial(stage, **keywords)
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
+    except UserError as error:
+        raise UserError(f"credit[{number}]: {error}") from error
 
 
 def group(
