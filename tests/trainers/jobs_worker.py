@@ -36,16 +36,19 @@ class Watch(TrainerCallback):
         self.cursors.append(self.trainer.collector.stream.cursor)
 
 
-def whole_weights(model) -> dict:
-    """Names and weights of a wrapped model; what ZeRO-3 shards is gathered (on every process)."""
+def policy_weights(model) -> dict:
+    """As the plain model names them: unwrapped, merged, gathered (every process must call it)."""
+    return {n: t.detach().clone() for n, t in policy_tensors(model)}
+
+
+def critic_weights(model) -> dict:
+    """By the critic's own names; what ZeRO-3 shards is gathered (on every process)."""
     inner = getattr(model, "module", model)
     if any(hasattr(p, "ds_id") for p in inner.parameters()):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(list(inner.parameters())):
             return {n: t.detach().clone() for n, t in inner.state_dict().items()}
-    if hasattr(inner, "lm_head"):
-        return {n: t.detach().clone() for n, t in policy_tensors(model)}
     return {n: t.detach().clone() for n, t in inner.state_dict().items()}
 
 
@@ -64,14 +67,13 @@ def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
                 record["first"] = {n: float(t.sum()) for n, t in policy_tensors(trainer.model)}
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             record["engine"] = type(trainer.model_wrapped).__name__
-            models = {name: trainer.model_wrapped}
-            if getattr(trainer, "critic", None) is not None and hasattr(trainer.critic, "wrapped"):
-                models[f"{name}-critic"] = trainer.critic.wrapped
-                record["critic"] = type(trainer.critic.wrapped).__name__
-            for file, model in models.items():
-                weights = whole_weights(model)
-                if trainer.accelerator.is_main_process:
-                    torch.save(weights, folder / f"{file}.pt")
+            weights = {name: policy_weights(trainer.model_wrapped)}
+            if hasattr(critic := getattr(trainer, "critic", None), "wrapped"):
+                weights[f"{name}-critic"] = critic_weights(critic.wrapped)
+                record["critic"] = type(critic.wrapped).__name__
+            if trainer.accelerator.is_main_process:
+                for file, own in weights.items():
+                    torch.save(own, folder / f"{file}.pt")
     except UserError as error:
         record["error"] = str(error)
     return record | {"cursors": watch.cursors}

@@ -7,7 +7,7 @@ import torch
 
 from cib_rl.run_folder import RunFolder
 from cib_rl.trainers import run
-from tests.trainers.jobs_worker import whole_weights
+from tests.trainers.jobs_worker import critic_weights, policy_weights
 from tests.trainers.support import RandomEngine, tiny_recipe
 from tests.trainers.test_deepspeed import _config
 from tests.trainers.test_distributed import launch, moved_apart, records
@@ -47,6 +47,10 @@ def done(tmp_path_factory, tiny_model_dir):
         jobs[f"{name} resumed"] = {"recipe": whole, "random": True, "resume": str(drop.parents[1]), "drop": str(drop)}
         jobs[f"{name} skipping"] = {"recipe": recipe(f"{name}-skipping", SKIPPING, **zero), "random": True}
     jobs["head"] = {"recipe": recipe("head", HEAD), "random": True}
+    adapters = {"critic": TRAIN["critic"] | {"lora": {"r": 4}}, "lora": {"r": 4}, "trainer.steps": 2}
+    for name, zero in (("ddp", {}), ("zero2", {"trainer.deepspeed": _config(folder, 2)})):
+        made = recipe(f"{name}-adapters", TRAIN | adapters, **zero)
+        jobs[f"{name} adapters"] = {"recipe": made, "random": True}
     launch(folder, jobs)
     return folder
 
@@ -59,9 +63,9 @@ def one_process(tmp_path_factory, tiny_model_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_engine", lambda *_: RandomEngine(longest=8))
         with run.prepare(recipe) as trainer:
-            start = whole_weights(trainer.model), whole_weights(trainer.critic.model)
+            start = policy_weights(trainer.model), critic_weights(trainer.critic.model)
             trainer.train()
-            return (whole_weights(trainer.model), whole_weights(trainer.critic.model)), start
+            return (policy_weights(trainer.model), critic_weights(trainer.critic.model)), start
 
 
 def _weights(folder, name):
@@ -102,10 +106,20 @@ def test_a_head_on_the_policy_learns_the_same_over_two_processes(done, tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_engine", lambda *_: RandomEngine(longest=8))
         with run.prepare(tiny_recipe(tiny_model_dir, tmp_path, **HEAD)) as trainer:
-            start = whole_weights(trainer.model)
+            start = policy_weights(trainer.model)
             trainer.train()
-            wanted, head = whole_weights(trainer.model), trainer.critic.head.state_dict()
+            wanted, head = policy_weights(trainer.model), trainer.critic.head.state_dict()
     assert moved_apart(torch.load(done / "head.pt", weights_only=True), wanted, start) < 1e-2
     state = torch.load(done / "head" / "runs" / "run" / "checkpoints" / "step-000008" / "critic" / "learner.pt")
     for name, tensor in head.items():
         torch.testing.assert_close(state["head"][name], tensor, atol=1e-5, rtol=1e-3)
+
+
+def test_adapters_of_both_train_the_same_in_ddp_and_under_zero2(done):
+    for ddp, zero in zip(_weights(done, "ddp adapters"), _weights(done, "zero2 adapters"), strict=True):
+        for name, tensor in ddp.items():
+            torch.testing.assert_close(zero[name], tensor, atol=2e-5, rtol=2e-3)
+    critic = _weights(done, "ddp adapters")[1]
+    moved = [name for name, tensor in critic.items() if "lora_B" in name and tensor.abs().max() > 0]
+    head = [tensor for name, tensor in critic.items() if "score.modules_to_save" in name]
+    assert moved and head and all(tensor.abs().max() > 0 for tensor in head)
