@@ -31,6 +31,13 @@ def nan(trajectories):
 @reward("short", kind="outcome")
 def short(trajectories):
     return [1.0]
+
+class Stage:
+    def __call__(self, trajectories, scores):
+        return []
+
+def two(trajectories, scores):
+    return []
 """
 
 
@@ -101,6 +108,16 @@ BEFORE_THE_FIRST_STEP = {
         {"rewards": [{"name": f"{HERE}:first_token"}], "evaluation": {"task": {"name": "countdown"}, "before": False}},
         "an evaluation needs an outcome reward; there are only first_token",
     ),
+    "a baseline that takes too little": (
+        {"credit": [{"name": "rewards.py:two"}]},
+        r"credit\[0\]: stage 'rewards.py:two' is called as \(trajectories, scores, reduce\), which "
+        r"two\(trajectories, scores\) does not take",
+    ),
+    "a reshaper that takes too little": (
+        {"credit": [{"name": "group"}, {"name": "rewards.py:Stage"}]},
+        r"credit\[1\]: stage 'rewards.py:Stage' is called as \(trajectories, scores, advantages\), which "
+        r"Stage\.__call__\(trajectories, scores\) does not take",
+    ),
     "unknown environment": ({"environment.name": "two_turn"}, "environment.name: unknown 'two_turn'"),
     "unknown environment key": ({"environment.max_turns": 3}, "environment: unknown key `max_turns`"),
     "unknown answer style": ({"environment.answer": "tagg"}, "environment.answer: unknown style 'tagg'; known: tag"),
@@ -124,6 +141,7 @@ BEFORE_THE_FIRST_STEP = {
 @pytest.mark.parametrize("case", BEFORE_THE_FIRST_STEP)
 def test_what_can_be_known_before_the_first_step_is_refused_then(tmp_path, tiny_model_dir, case, monkeypatch):
     monkeypatch.setattr("cib_rl.trackers.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)  # where rewards.py is
     changes, message = BEFORE_THE_FIRST_STEP[case]
     _assert_refused(_train(_write(tmp_path, tiny_model_dir, **changes)), message, tmp_path)
 
