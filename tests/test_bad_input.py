@@ -32,6 +32,9 @@ def nan(trajectories):
 def short(trajectories):
     return [1.0]
 
+def trl(completions, solution, hint=None, **kwargs):
+    return [1.0] * len(completions)
+
 class Stage:
     def __call__(self, trajectories, scores):
         return []
@@ -108,6 +111,14 @@ BEFORE_THE_FIRST_STEP = {
         {"rewards": [{"name": f"{HERE}:first_token"}], "evaluation": {"task": {"name": "countdown"}, "before": False}},
         "an evaluation needs an outcome reward; there are only first_token",
     ),
+    "a column that a TRL function requires": (
+        {"rewards": [{"name": "rewards.py:trl", "kind": "outcome"}]},
+        "reward 'trl' needs 'solution', but the task rows have only id, answer; map",
+    ),
+    "a column that a target names": (
+        {"rewards": [{"name": "surprisal", "prior": {"name": "laplace", "target": "task.length"}}]},
+        "prior laplace needs a number of at least 0 in the column 'length' of each task row; row '0' has no such",
+    ),
     "a baseline that takes too little": (
         {"credit": [{"name": "rewards.py:two"}]},
         r"credit\[0\]: stage 'rewards.py:two' is called as \(trajectories, scores, reduce\), which "
@@ -161,6 +172,48 @@ def test_gold_answers_that_do_not_grade_as_right(tmp_path, tiny_model_dir):
     recipe = _write(tmp_path, tiny_model_dir, rewards=rewards, **{"task.path": str(tmp_path / "rows.jsonl")})
     _rows(tmp_path, {"id": "good", "prompt": "1+1", "answer": "2"}, {"id": "bad", "prompt": "q", "answer": "\\frac{"})
     _assert_refused(_train(recipe), r"gold.*bad.*task\.max_ungradable", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "row", "message"),
+    [
+        (
+            [{"name": "math_correct"}],
+            {"answer": "\\frac{"},
+            r"evaluation: 1 of 2 .*bad.*evaluation\.task\.max_ungradable",
+        ),
+        (
+            [{"name": "math_correct"}],
+            {"prompt": [{"role": "user", "content": "1+1"}]},
+            "evaluation: a prompt is a list of messages, but the tokenizer has no chat template",
+        ),
+        (
+            [{"name": "math_correct"}, {"name": "l1_max", "target": "task.length"}],
+            {"length": "long"},
+            "evaluation: reward l1_max needs a number of at least 0 in the column 'length' .* row 'bad' holds 'long'",
+        ),
+    ],
+)
+def test_held_out_rows_are_checked_as_those_trained_on(tmp_path, tiny_model_dir, monkeypatch, rewards, row, message):
+    monkeypatch.setattr("cib_rl.trainers.run.load_policy", lambda *_: pytest.fail("the policy was loaded"))
+    good = {"id": "good", "prompt": "1+1", "answer": "2", "length": 5}
+    changes = {"task.path": str(tmp_path / "rows.jsonl"), "rewards": rewards}
+    held_out = {"name": "jsonl", "path": str(tmp_path / "held.jsonl")}
+    recipe = _write(tmp_path, tiny_model_dir, **changes, evaluation={"task": held_out, "before": False})
+    _rows(tmp_path, good)
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, [good, {**good, "id": "bad", **row}])))
+    _assert_refused(_train(recipe), message, tmp_path)
+
+
+@pytest.mark.parametrize("length", [None, "7", -1, True])
+def test_a_row_whose_target_is_no_number_is_named(tmp_path, tiny_model_dir, length):
+    for reward in ({"name": "l1_max"}, {"name": "surprisal", "prior": {"name": "laplace"}}):
+        reward.get("prior", reward)["target"] = "task.length"
+        rewards = [{"name": f"{HERE}:even_length"}, reward]
+        recipe = _write(tmp_path, tiny_model_dir, rewards=rewards, **{"task.path": str(tmp_path / "rows.jsonl")})
+        row = {"prompt": "1+1", "answer": "2", "length": 5}
+        _rows(tmp_path, {"id": "good", **row}, {"id": "bad", **row, "length": length})
+        _assert_refused(_train(recipe), f"needs a number .*column 'length'.* row 'bad' holds {length!r}", tmp_path)
 
 
 @pytest.mark.parametrize(

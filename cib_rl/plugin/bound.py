@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class BoundReward:
         """The weight at a training step: `weight` times the schedule's factor, on straight lines between its points."""
         steps, factors = zip(*self._schedule, strict=True)
         return self.weight * float(np.interp(step, steps, factors))
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let the plugin refuse the task's rows before any is played, where it has a `check_rows(rows)` of its own.
+
+        Raises:
+            UserError: it does.
+        """
+        check = getattr(self._call, "check_rows", None)
+        if check is not None and rows:
+            check(rows)
 
     def __call__(self, trajectories: list[Trajectory]) -> Any:
         """What the plugin returns, or an awaitable of it."""

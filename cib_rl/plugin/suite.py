@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,15 @@ class RewardSuite:
     def step(self) -> int:
         """The training step that weights are taken at; 0 outside training."""
         return int(getattr(self.context.trainer_state, "global_step", 0))
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let each reward refuse the task's rows, training's or evaluation's, before any is played.
+
+        Raises:
+            UserError: a reward lacks something in them, such as a column; names the reward.
+        """
+        for r in self.rewards:
+            r.check_rows(rows)
 
     def score(self, trajectories: list[Trajectory], *, stop: bool = True) -> Scores:
         """Score trajectories; also writes unweighted values to `trajectory.rewards` and failures to `.errors`.
