@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cib_rl.environments.base import encode_prompt
 from cib_rl.errors import UserError
+from cib_rl.evals.scoring import require_outcome
 from cib_rl.grading.selfcheck import Report, check_recipe_golds
 from cib_rl.plugin import RewardSuite
+from cib_rl.plugin.roles import Role, check_roles, roles_of
 from cib_rl.recipe import Recipe
 from cib_rl.tasks import Row
+from cib_rl.trainers.budget import steered
+
+# What is nothing without an outcome reward -> whether a recipe asks for it. (What a reward asks for: `check_roles`.)
+_NEED_AN_OUTCOME: dict[str, Callable[[Recipe], bool]] = {
+    "an evaluation": lambda recipe: recipe.evaluation is not None,
+    "trainer.filter.zero_variance: outcome": lambda recipe: recipe.trainer.filter.zero_variance == "outcome",
+    "budget.count: right": lambda recipe: recipe.budget is not None and recipe.budget.count == "right",
+    "credit stage 'difficulty'": lambda recipe: any(stage.name == "difficulty" for stage in recipe.credit),
+}
+
+
+def check_outcomes(recipe: Recipe, base_dir: Path) -> list[Role]:
+    """What the recipe's rewards are; none is built.
+
+    Raises UserError when a reward is not found, or one of them or the recipe needs an outcome and there is none.
+    """
+    roles = roles_of(recipe.rewards, base_dir)
+    check_roles(roles, recipe.success)
+    for what, asked in _NEED_AN_OUTCOME.items():
+        if asked(recipe):
+            require_outcome(roles, what)
+    return roles
+
+
+def check_budget(recipe: Recipe, roles: Sequence[Role]) -> str | None:
+    """The label of the reward that the recipe's budget moves. Raises UserError when none or several can be meant."""
+    return steered(recipe.budget, roles).label if recipe.budget else None
+
 
 def check_prompts(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, evaluation: bool = False) -> None:
     """Encode one prompt of each kind: enough to see that a chat template is missing.

@@ -44,6 +44,9 @@ def two(trajectories, scores):
 """
 
 
+FIRST = {"name": f"{HERE}:first_token"}  # no outcome
+
+
 def _write(folder: Path, model_dir: Path, **changes) -> Path:
     """A recipe file in `folder` with paths relative to it; dotted keys change it, None removes a key."""
     write_tasks(folder / "tasks.jsonl", 8)
@@ -110,6 +113,22 @@ BEFORE_THE_FIRST_STEP = {
     "an evaluation, and no outcome": (
         {"rewards": [{"name": f"{HERE}:first_token"}], "evaluation": {"task": {"name": "countdown"}, "before": False}},
         "an evaluation needs an outcome reward; there are only first_token",
+    ),
+    "a filter by outcomes, and none": (
+        {"rewards": [FIRST], "trainer.filter": {"zero_variance": "outcome"}},
+        "trainer.filter.zero_variance: outcome needs an outcome reward; there are only first_token",
+    ),
+    "weighting by difficulty, and no outcome": (
+        {"rewards": [FIRST], "credit": [{"name": "group"}, {"name": "difficulty"}]},
+        "credit stage 'difficulty' needs an outcome reward; there are only first_token",
+    ),
+    "a budget of right answers, and no outcome": (
+        {"rewards": [FIRST], "budget": {"tokens": "-40%", "count": "right"}},
+        "budget.count: right needs an outcome reward; there are only first_token",
+    ),
+    "a budget that could mean two rewards": (
+        {"rewards": [FIRST, {**FIRST, "label": "again"}], "budget": {"tokens": 9}},
+        "budget.reward: name one shaping reward .* there are: first_token, again",
     ),
     "a column that a TRL function requires": (
         {"rewards": [{"name": "rewards.py:trl", "kind": "outcome"}]},

@@ -12,9 +12,8 @@ from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import PluginError, RewardContext, Scores
 from cib_rl.plugin.guard import Guard
 from cib_rl.plugin.isolate import call_isolated, call_isolated_async
-from cib_rl.plugin.registry import find_reward
 from cib_rl.plugin.results import Result
-from cib_rl.plugin.roles import check_roles, role_of
+from cib_rl.plugin.roles import check_roles, roles_of
 from cib_rl.plugin.scores import Tally, stop_on_failures
 from cib_rl.recipe import RewardSection, SuccessSection
 from cib_rl.trajectory import Trajectory
@@ -50,7 +49,7 @@ class RewardSuite:
     ) -> None:
         self.context = context
         self.success = success or SuccessSection()
-        roles = [role_of(section, find_reward(section.name, Path(context.base_dir))) for section in sections]
+        roles = roles_of(sections, Path(context.base_dir))
         check_roles(roles, self.success, judged=judged)  # before a reward loads its model
         self.rewards = [BoundReward(section, context) for section in sections]
         self._loop = BackgroundLoop()

@@ -22,10 +22,9 @@ from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
-from cib_rl.evals.scoring import require_outcome
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
-from cib_rl.preflight import check_prompts, check_rows
+from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
@@ -115,6 +114,7 @@ def prepare(
     )
     environment = make_environment(recipe.environment, tokenizer)
     credit = Credit(recipe.credit, context)
+    check_budget(recipe, check_outcomes(recipe, base_dir))
     check_prompts(recipe, rows, tokenizer)
     check_prompts(recipe, held_out, tokenizer, evaluation=True)
     if checkpoint is not None:
@@ -127,8 +127,6 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
-        if recipe.evaluation:
-            require_outcome(suite.rewards)  # not after the training
         reports = check_rows(recipe, rows, suite)
         check_rows(recipe, held_out, suite, evaluation=True)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
