@@ -35,6 +35,10 @@ def short(trajectories):
 def trl(completions, solution, hint=None, **kwargs):
     return [1.0] * len(completions)
 
+class NoPlace:
+    def __call__(self):
+        return []
+
 class Stage:
     def __call__(self, trajectories, scores):
         return []
@@ -137,6 +141,10 @@ BEFORE_THE_FIRST_STEP = {
     "a column that a target names": (
         {"rewards": [{"name": "surprisal", "prior": {"name": "laplace", "target": "task.length"}}]},
         "prior laplace needs a number of at least 0 in the column 'length' of each task row; row '0' has no such",
+    ),
+    "a reward class that takes no trajectories": (
+        {"rewards": [{"name": "rewards.py:NoPlace", "kind": "outcome"}]},
+        r"reward 'NoPlace' is called as \(trajectories\), which NoPlace\.__call__\(\) does not take",
     ),
     "a baseline that takes too little": (
         {"credit": [{"name": "rewards.py:two"}]},
