@@ -28,7 +28,7 @@ from cib_rl.credit.hicra import Hicra
 from cib_rl.credit.reward_to_go import centred_rewards_to_go
 from cib_rl.errors import UserError
 from cib_rl.plugin import PluginError, RewardContext, Scores, find_reward
-from cib_rl.plugin.signature import check_keywords, keyword_parameters
+from cib_rl.plugin.signature import check_call, check_keywords, keyword_parameters
 from cib_rl.recipe import CreditSection
 from cib_rl.trajectory import Trajectory
 
@@ -42,7 +42,8 @@ Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Credit:
     """The credit stages of a recipe, ready to be called.
 
-    Raises UserError for an unknown stage, for an unknown, missing or mistyped key of one, and for what a stage refuses.
+    Raises UserError for an unknown stage, for an unknown, missing or mistyped key of one, for one that cannot be called
+    as above, and for what a stage refuses.
     """
 
     def __init__(self, sections: Sequence[CreditSection], context: RewardContext) -> None:
@@ -74,11 +75,12 @@ class Credit:
 
 
 def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage:
-    stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
+    stages, what, last = (BASELINES, "baseline", "reduce") if number == 0 else (RESHAPERS, "stage", "advantages")
     if ":" not in section.name and section.name not in stages:
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
     try:
         stage: Any = stages.get(section.name) or find_reward(section.name, context.base_dir)
+        check_call(section.name, stage, ("trajectories", "scores", last))
         is_class = inspect.isclass(stage)
         parameters = keyword_parameters(stage, skip=0 if is_class else 3)
         keywords = check_keywords(section.name, stage, parameters, section.kwargs)

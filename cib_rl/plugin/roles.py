@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cib_rl.plugin.contract import Kind, PluginError, RewardInfo
+from cib_rl.plugin.registry import find_reward
 from cib_rl.recipe import RewardSection, SuccessSection
 
 
@@ -51,6 +53,11 @@ def role_of(section: RewardSection, plugin: Any) -> Role:
             "cannot be one itself; take `kind: outcome` out of its section"
         )
     return Role(name, section.label or name, kind, section.only_when_correct, needs_success)
+
+
+def roles_of(sections: Sequence[RewardSection], base_dir: Path) -> list[Role]:
+    """The role of each reward of a recipe. Raises PluginError when one is not found, and what `role_of` does."""
+    return [role_of(section, find_reward(section.name, base_dir)) for section in sections]
 
 
 def check_roles(roles: Sequence[Role], success: SuccessSection, *, judged: bool = False) -> list[str]:

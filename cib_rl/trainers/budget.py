@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cib_rl.errors import UserError
 from cib_rl.plugin.bound import BoundReward
+from cib_rl.plugin.roles import Role
 from cib_rl.recipe import BudgetSection
 from cib_rl.trainers.collect import Window
 
 Row = tuple[int, int, float]  # group, policy tokens, unweighted value of the steered reward
+
+Reward = TypeVar("Reward", BoundReward, Role)
 
 
 class Budget:
@@ -42,7 +45,7 @@ class Budget:
 
     def __init__(self, section: BudgetSection, rewards: Sequence[BoundReward]) -> None:
         self.section = section
-        self.reward = _steered(section, rewards)
+        self.reward = steered(section, rewards)
         self.reward.weight = 0.0
         self.start: float | None = None
         self.smoothed: float | None = None
@@ -137,7 +140,8 @@ class Budget:
             setattr(self, name, state[name])
 
 
-def _steered(section: BudgetSection, rewards: Sequence[BoundReward]) -> BoundReward:
+def steered(section: BudgetSection, rewards: Sequence[Reward]) -> Reward:
+    """The reward whose weight the budget moves. Raises UserError when none or several can be meant."""
     shaping = [r for r in rewards if r.kind == "shaping"]
     named = [r for r in shaping if section.reward in (None, r.label)]
     if len(named) != 1:
