@@ -73,8 +73,9 @@ def test_tokens_are_planning_or_execution_and_the_environments_are_neither():
 
 def test_what_is_missing_is_no_number_and_not_0():
     row = made("wait, no")
-    row.segments[0].logprobs[0] = float("nan")
+    row.segments[0].logprobs[-1] = float("nan")
     metrics = gram_metrics([counted(row)])
+    assert row.num_tokens - len(byte_level().encode("wait")) > 1
     assert metrics["execution/perplexity"] == pytest.approx(exp(1))
     assert metrics["planning/share"] == pytest.approx(1 - len(byte_level().encode(", no")) / row.num_tokens)
     assert "planning/entropy_nats" not in metrics
