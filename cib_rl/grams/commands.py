@@ -11,7 +11,7 @@ import typer
 from cib_rl.tryout.commands import AnswerOption, ColumnsOption, LimitOption, ModelOption, OutcomeOption
 
 grams_app = typer.Typer(
-    help="Strategic grams, phrases that steer a solution: mine, show and count them, draw a placebo for them.",
+    help="Strategic grams: mine, show and count them, draw a placebo.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
