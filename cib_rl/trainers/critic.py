@@ -58,7 +58,6 @@ class Critic:
         self.model = model.to(accelerator.device).train()
         if section.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
         self.optimizer = adamw(self.model, section.learning_rate, section.weight_decay, adam_beta2)
         self.scheduler = schedule(section, self.optimizer, steps)
         self.engine: Any = None

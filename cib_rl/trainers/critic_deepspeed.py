@@ -21,6 +21,7 @@ def critic_config(
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": bf16},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # with offload: torch's AdamW does, on the CPU
         "steps_per_print": 10**9,
     }
     zero = own.get("zero_optimization", {})

@@ -5,7 +5,7 @@ and steps the optimizer. What is replaced, and nothing else:
 
 * `_prepare_inputs`: a new window when the last one is used up, else its next micro-batch;
 * `training_step`, `_compute_loss`: updates that are left out (`updates.UpdatesMixin`);
-* `_get_per_token_logps_and_entropies`: passes of like length without the window's padding;
+* `_get_per_token_logps_and_entropies`: passes of like length without the window's padding (`logps.LogpsMixin`);
 * saving and restoring (`checkpoint.CheckpointMixin`).
 
 TRL's data loader is only a clock; its reward functions, generation and baseline are never called.
@@ -15,20 +15,16 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOTrainer as TRLTrainer
-from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import use_adapter
 
 from cib_rl.credit.assign import Credit
-from cib_rl.credit.importance import importance_weights, merge_stats
 from cib_rl.credit.kl import kl_per_token, subtract_kl
 from cib_rl.engines.base import Engine
 from cib_rl.engines.weights import policy_tensors
@@ -40,8 +36,8 @@ from cib_rl.trainers.batch import Batch, pad_tokens, pad_window, split_window, t
 from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
 from cib_rl.trainers.collect import Collector, Window
+from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
-from cib_rl.trainers.passes import Forward, like_length
 from cib_rl.trainers.updates import UpdatesMixin
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
@@ -62,7 +58,7 @@ def _never_called(**_: Any) -> list[float | None]:
     raise AssertionError("rewards are scored by the reward suite, not by TRL")
 
 
-class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
+class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
     """See the module's docstring. Built by `run.train`, which turns a recipe into these parts."""
 
     # Set by transformers under wider types; here they are a GRPOConfig and a causal language model.
@@ -214,95 +210,6 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
         if self.recipe.engine.sleep:
             self.engine.sleep()
 
-    @property
-    def _several_updates(self) -> bool:
-        return self.recipe.trainer.steps_per_window * self.recipe.trainer.num_iterations > 1
-
-    def _add_logps(self, batch: Batch) -> torch.Tensor:
-        """Add old and reference log-probabilities where loss or reward need them, and the policy's `entropies`
-        (nats, at the sampling temperature) where credit does; check the gap between engine and trainer at the first
-        window and every N steps. Returns the importance weights (B, T), 1 without correction."""
-        section = self.recipe.trainer
-        correct = section.importance.applies_to(self.recipe.engine.name)
-        kl_in_reward = section.kl_in == "reward"
-        check, entropies = self._gap_is_due(), "entropy" in self.credit.needs
-        weights_BT = torch.ones_like(batch["engine_logps"])
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if correct or self._several_updates or kl_in_reward or check or entropies:
-                old_BT, entropies_BT = self._logps_and_entropies(self.model, batch, compute_entropy=entropies)
-                batch["old_per_token_logps"] = old_BT
-                if entropies_BT is not None:
-                    batch["entropies"] = entropies_BT
-                found_BT, stats = importance_weights(
-                    old_BT,
-                    batch["engine_logps"],
-                    batch["tool_mask"],
-                    clip_max=section.importance.clip_max,
-                    clip_min=section.importance.clip_min,
-                )
-                if correct:
-                    weights_BT = found_BT
-                for name, value in merge_stats(gather_object([stats])).items():
-                    self._metrics["train"][f"ratio/{name}"].append(value)
-                if check:
-                    self._check_gap(old_BT, batch)
-            if self.beta != 0.0 or kl_in_reward:
-                batch["ref_per_token_logps"] = self._reference_logps(batch)
-        return weights_BT
-
-    def _gap_is_due(self) -> bool:
-        every = self.recipe.engine.check_every
-        return self._window_index == 0 or (every > 0 and self.state.global_step % every == 0)
-
-    def _check_gap(self, trainer_logps_BT: torch.Tensor, batch: Batch) -> None:
-        """Log the largest and 99% gap of log-probabilities over all processes; stop the run when over the limit."""
-        used = batch["tool_mask"].bool() & ~torch.isnan(batch["engine_logps"])
-        gap = (trainer_logps_BT - batch["engine_logps"])[used].abs().float()
-        exact = trainer_logps_BT.dtype == torch.float32 and not self.args.bf16 and self.model.dtype == torch.float32
-        own = None
-        if len(gap):
-            own = gap.max().item(), torch.quantile(gap[:: max(1, len(gap) // 1_000_000)], 0.99).item()
-        # Every process learns of every gap, so that they stop together.
-        gaps = [pair for pair in gather_object([own]) if pair is not None]
-        if not gaps:
-            return
-        largest, quantile = np.max(gaps, axis=0).tolist()
-        self._metrics["train"]["gap/max"].append(largest)
-        self._metrics["train"]["gap/q99"].append(quantile)
-        value, limit = (largest, 1e-3) if exact else (quantile, 0.5)
-        limit = self.recipe.engine.max_logprob_gap or limit
-        if not value <= limit:  # NaN is no agreement
-            raise UserError(
-                f"engine and trainer disagree: log-probabilities of the same tokens differ by {value:.4g} nats "
-                f"({'largest' if exact else '99% quantile'}; limit {limit:g}, engine.max_logprob_gap). Usual causes: "
-                "stale weights or prefix cache in the engine, another temperature, dtype or chat template on one side"
-            )
-
-    def _reference_logps(self, batch: Batch) -> torch.Tensor:
-        if self.ref_model is not None:
-            return self._score(self.ref_model, batch)
-        # LoRA: the reference is the policy with its adapter off.
-        model = self.accelerator.unwrap_model(self.model)
-        with use_adapter(model, adapter_name=None):
-            return self._score(self.model, batch)
-
-    def _score(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Log-probabilities (B, T) of the whole window under `model`."""
-        return self._logps_and_entropies(model, batch)[0]
-
-    def _logps_and_entropies(
-        self, model: Any, batch: Batch, compute_entropy: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities and, on request, entropies of the whole window under `model`, both (B, T)."""
-        logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            batch["completion_ids"].size(1),
-            compute_entropy=compute_entropy,
-        )
-        return logps_BT, entropies_BT
-
     def _reduce(self, sums: np.ndarray) -> np.ndarray:
         return np.sum(gather_object([sums]), axis=0)
 
@@ -319,59 +226,6 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
                 f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "
                 f"loss; the first: {failed[0]}"
             )
-
-    # ---- the learning side ------------------------------------------------------------------------------------------
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **unused: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """TRL's method, in passes of like length (see `passes.like_length`)."""
-        aux_losses = []
-
-        def forward(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-            extra = {"output_router_logits": True} if compute_aux_loss else {}
-            with self.accelerator.autocast():
-                outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **extra)
-            if compute_aux_loss:
-                aux_losses.append(outputs.aux_loss)
-            entropy = outputs.entropy if compute_entropy else None
-            return outputs.log_probs, entropy, *(self._of_this_pass() if torch.is_grad_enabled() else ())
-
-        logps_BT, entropies_BT, *more = self._in_passes(forward, input_ids, attention_mask, logits_to_keep)
-        if torch.is_grad_enabled():
-            self._fresh_logps_BT, self._more_of_passes = logps_BT.detach(), more
-        return logps_BT, entropies_BT, torch.stack(aux_losses).mean() if aux_losses else None
-
-    def _of_this_pass(self) -> tuple[torch.Tensor, ...]:
-        """What else is read off a pass with gradients, (B, L) each; kept per completion token in `_more_of_passes`."""
-        return ()
-
-    def _in_passes(
-        self, forward: Forward, ids: torch.Tensor, mask: torch.Tensor, width: int, *, after_last: bool = False
-    ) -> list[Any]:
-        """`like_length` with this run's budget of tokens, in as many passes on every process."""
-        return like_length(
-            forward,
-            ids,
-            mask,
-            width,
-            pad_id=self._tokenizer.pad_token_id,
-            token_budget=self.recipe.trainer.token_budget,
-            pass_count=self._agreed_pass_count,
-            after_last=after_last,
-        )
-
-    def _agreed_pass_count(self, count: int) -> int:
-        """Every process runs as many passes as the one that needs most: a forward pass may be a collective."""
-        return max(int(n) for n in gather_object([count])) if self.accelerator.num_processes > 1 else count
 
 
 def completions_per_process(recipe: Recipe, processes: int) -> int:
@@ -392,8 +246,3 @@ def completions_per_process(recipe: Recipe, processes: int) -> int:
             f"trainer.micro_batch_size: {micro} does not divide the {share} completions of a process and step"
         )
     return share
-
-
-def metric_names(metrics: Sequence[str]) -> list[str]:
-    """Sorted names, timings last: the order of a log line."""
-    return sorted(metrics, key=lambda name: (name.startswith("seconds/"), name))

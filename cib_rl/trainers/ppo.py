@@ -118,12 +118,11 @@ class PPOTrainer(GRPOTrainer):
     def _values_of_pass(self) -> dict[str, torch.Tensor]:
         return {"values_BT": self._more_of_passes[0]} if isinstance(self.critic, HeadOnPolicy) else {}
 
-    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        loss = super()._compute_loss(model, inputs)
-        if isinstance(self.critic, HeadOnPolicy) and not self.critic.section.detach and self.model.training:
-            value = self.critic.loss(inputs, self._more_of_passes[0]).total * self._token_mean_scale
-            loss = loss + self.critic.section.coefficient * value
-        return loss
+    def _extra_loss(self, inputs: Any) -> torch.Tensor | float:
+        if not isinstance(self.critic, HeadOnPolicy) or self.critic.section.detach:
+            return 0.0
+        value = self.critic.loss(inputs, self._more_of_passes[0]).total
+        return self.critic.section.coefficient * self._token_mean_scale * value
 
     @property
     def _token_mean_scale(self) -> float:

@@ -29,7 +29,8 @@ class UpdatesMixin:
     _first_of_step = True
     _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
-    _fresh_logps_BT: torch.Tensor | None = None
+    _fresh_logps_BT: torch.Tensor | None
+    _more_of_passes: tuple[Any, ...]
 
     @property
     def _window(self) -> dict[str, Any]:
@@ -82,8 +83,12 @@ class UpdatesMixin:
             self._kl_sum += float(kl_per_token(old_BT, new_BT, "k3")[mask_BT].sum())
             self._kl_tokens += float(mask_BT.sum())
         if self._skipping:
-            return loss * 0.0
-        return self._finite_or_nothing(loss, lambda: self._nothing(model, inputs))
+            loss = loss * 0.0
+        return self._finite_or_nothing(loss + self._extra_loss(inputs), lambda: self._nothing(model, inputs))
+
+    def _extra_loss(self, inputs: Any) -> torch.Tensor | float:
+        """What is learned in the policy's pass whether or not the policy's update is skipped."""
+        return 0.0
 
     def _finite_or_nothing(self, loss: torch.Tensor, nothing: Any) -> torch.Tensor:
         """The loss, or where it is not finite on one of the processes, a loss of 0 from a pass of its own.
@@ -103,8 +108,10 @@ class UpdatesMixin:
         return empty
 
     def _nothing(self, model: Any, inputs: Any) -> torch.Tensor:
+        kept = self._fresh_logps_BT, self._more_of_passes
         ids = inputs["prompt_ids"][:1, -1:].repeat(1, 2)
         logps, _, _ = self._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 1)  # type: ignore[attr-defined]
+        self._fresh_logps_BT, self._more_of_passes = kept
         return logps.sum()
 
     def _everywhere(self, here: bool) -> bool:
