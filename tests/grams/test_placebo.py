@@ -43,6 +43,15 @@ def test_where_nothing_is_about_as_frequent_the_nearest_is_taken(seed):
     assert (entry["gram"], entry["solutions"], entry["like_solutions"]) == ("a blue box", 10, 3)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_none_is_drawn_twice(seed):
+    solutions = ["so it is . that is it . a blue box . the red box"] * 3
+    drawn_ones = [
+        e["gram"] for e in placebo(["so it is", "that is it"], solutions, min_solutions=1, seed=seed)["grams"]
+    ]
+    assert sorted(drawn_ones) == ["a blue box", "the red box"]
+
+
 def test_the_settings_say_how_it_was_drawn_and_what_both_cover():
     settings = drawn(["let me see", "so it is", "no such thing", "wait, what"], seed=5)["settings"]
     assert (settings["seed"], settings["min_solutions"], settings["solutions"]) == (5, 2, 12)
