@@ -75,7 +75,7 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     rows: list[dict[str, Any]] = []
     found.run("task", lambda: _task(recipe.task, base, rows))
     if tokenizer:
-        found.run("environment", lambda: _environment(recipe, tokenizer[0], rows, found))
+        found.run("environment", lambda: _environment(recipe, base, tokenizer[0], rows, found))
     held_out: list[dict[str, Any]] = []
     if recipe.evaluation:
         found.run("evaluation.task", lambda: _evaluation(recipe, base, tokenizer, held_out, found))
@@ -216,11 +216,13 @@ def _evaluation(
     return "ok", f"{len(out):,} rows"
 
 
-def _environment(recipe: Recipe, tokenizer: Any, rows: list[dict[str, Any]], found: Findings) -> tuple[Status, str]:
+def _environment(
+    recipe: Recipe, base: Path, tokenizer: Any, rows: list[dict[str, Any]], found: Findings
+) -> tuple[Status, str]:
     """Build the environment and encode prompts: a missing chat template shows here."""
     from cib_rl.environments.base import encode_prompt, make_environment
 
-    make_environment(recipe.environment, tokenizer)
+    make_environment(recipe.environment, tokenizer, base)
     limit = recipe.environment.max_completion_length
     if not rows:
         return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"

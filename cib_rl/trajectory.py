@@ -77,7 +77,10 @@ class Segment:
 
 @dataclass
 class Turn:
-    """One generation within an episode. `start:end` is its span of completion tokens within its segment."""
+    """One generation within an episode. `start:end` is its span of completion tokens within its segment.
+
+    `queries` are what the turn searched for; `documents` what came back for each of them, best first: id, title, score.
+    """
 
     segment: int
     start: int
@@ -86,7 +89,8 @@ class Turn:
     weights_version: int = 0
     latency: float = 0.0  # seconds
     queries: list[str] = field(default_factory=list)
-    documents: list[str] = field(default_factory=list)
+    documents: list[list[dict[str, Any]]] = field(default_factory=list)
+    search_latency: float = 0.0  # seconds until all of them were there
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -128,8 +129,10 @@ def _with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, 
     return [{**m, "content": m["content"] + suffix} if i == last else m for i, m in enumerate(messages)]
 
 
-def make_environment(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase) -> Environment:
-    """The environment named in the recipe: a shipped one, or `package.module:Class`.
+def make_environment(
+    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path | None = None
+) -> Environment:
+    """The environment named in the recipe: a shipped one, or `package.module:Class`. Its paths start at `base_dir`.
 
     Raises UserError when it cannot be found or imported, or does not take what the recipe gives it.
     """
@@ -142,9 +145,15 @@ def make_environment(section: EnvironmentSection, tokenizer: PreTrainedTokenizer
             known = ", ".join(EnvironmentSection.model_fields)
             raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
         return SingleTurn(section, tokenizer)
+    if section.name == "search":
+        from cib_rl.environments.search import make_search
+
+        return make_search(section, tokenizer, base_dir or Path.cwd())
     module, _, name = section.name.partition(":")
     if not name:
-        raise UserError(f"environment.name: unknown {section.name!r}; known: single_turn, or package.module:Class")
+        raise UserError(
+            f"environment.name: unknown {section.name!r}; known: single_turn, search, or package.module:Class"
+        )
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

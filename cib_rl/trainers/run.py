@@ -115,7 +115,7 @@ def prepare(
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
-    environment = make_environment(recipe.environment, tokenizer)
+    environment = make_environment(recipe.environment, tokenizer, base_dir)
     credit = Credit(recipe.credit, context)
     check_budget(recipe, check_outcomes(recipe, base_dir))
     check_prompts(recipe, rows, tokenizer)

@@ -1,0 +1,286 @@
+"""An agent that searches: turns of text, searches of several queries at once, blocks of documents, an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from cib_rl.environments.base import EpisodeEngine, encode_prompt, record_generation
+from cib_rl.environments.foreign_text import ForeignText
+from cib_rl.environments.search_protocol import PRESETS, Protocol
+from cib_rl.errors import UserError
+from cib_rl.recipe import EnvironmentSection
+from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.spans import decode
+from cib_rl.trajectory import Segment, StopReason, Trajectory
+
+_KEEPS_PLAYING = {StopReason.EOS, StopReason.STOP_STRING, StopReason.LENGTH}
+
+
+class SearchKeys(BaseModel):
+    """The recipe's keys of environment `search` beside those that every environment has. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+    retriever: dict[str, Any]
+    preset: Literal["search_r1", "parallel_search", "inforage"] | None = None
+    k: int = Field(3, ge=1, description="documents per query")
+    turns: int = Field(4, ge=1, description="turns that may search")
+    final_answer: bool = Field(True, description="one more turn, in which a search is not carried out")
+    max_queries: int = Field(8, ge=1, description="queries of one search that are carried out")
+    max_observation_length: int = Field(500, ge=16, description="tokens of a block of documents, per query")
+    max_block_length: int = Field(2000, ge=16, description="tokens of a block at most, however many queries")
+    max_context_length: int | None = Field(None, ge=1, description="prompt and episode together")
+    eos_ends: bool = Field(False, description="an end of sequence without an action ends the episode")
+    concurrency: int = Field(64, ge=1, description="searches under way at once, over all episodes")
+    query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query")
+    retries: int = Field(2, ge=0, description="further tries of a query that failed")
+    backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
+    drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
+    protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
+
+
+class Search:
+    """Turns of Search-R1 and ParallelSearch; see `SearchKeys` and `Protocol` for what can be set.
+
+    A turn ends at `</search>` or `</answer>`. The queries of a search go out at the same time and their documents come
+    back in the queries' order, in one block that the policy did not write: masked, and always closed, since documents
+    are shortened to the room there is. A query that fails is said so in the block. The question never leaves the
+    context: an episode whose context is full ends (stop reason `context`). Every episode runs on its own.
+
+    Diagnostics of each trajectory: `searches`, `queries`, `empty_queries`, `repeated_queries`, `dropped_queries`,
+    `failed_queries`, `empty_results`, `invalid_actions`, `decomposed` (searches of several queries),
+    `environment_tokens`, `finished` (1 with an answer).
+    """
+
+    def __init__(
+        self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
+    ) -> None:
+        self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
+        self.protocol = _protocol(keys)
+        self.foreign = ForeignText(tokenizer, self.protocol.tags)
+        self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
+        p = self.protocol
+        self._open = self._own(f"{p.before}<{p.information}>")
+        self._close = self._own(f"</{p.information}>{p.after}")
+        self._invalid = self._own(p.invalid)
+
+    async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory:
+        """One episode."""
+        trajectory = Trajectory(task=task, group=0)
+        segment = Segment(self._prompt(task))
+        trajectory.segments.append(segment)
+        counts: Counter[str] = Counter(dict.fromkeys(("searches", "queries", "failed_queries", "invalid_actions"), 0))
+        asked: set[str] = set()
+        if self._left(segment) < 1:
+            trajectory.stop_reason = StopReason.PROMPT_TOO_LONG
+            return trajectory
+        for turn in range(self.keys.turns + self.keys.final_answer):
+            most = min(self._left(segment), self.section.max_turn_length or engine.tokens_left)
+            generation = await engine.generate(segment.context_ids, max_tokens=most, stop=self.protocol.stops)
+            record_generation(trajectory, generation)
+            if generation.stop_reason not in _KEEPS_PLAYING:
+                break
+            action = self.protocol.read(decode(self.tokenizer, generation.ids))
+            if action.kind == "answer":
+                counts["finished"] = 1
+                break
+            if generation.stop_reason is StopReason.EOS and action.kind == "none" and self.keys.eos_ends:
+                break
+            if engine.tokens_left == 0:
+                trajectory.stop_reason = StopReason.LENGTH
+                break
+            if turn + 1 == self.keys.turns + self.keys.final_answer:
+                trajectory.stop_reason = StopReason.MAX_TURNS
+                break
+            if action.kind == "search" and turn < self.keys.turns:
+                observation = await self._observe(trajectory, action.queries, asked, counts)
+            else:
+                counts["invalid_actions"] += 1
+                observation = self._invalid if len(self._invalid) < self._left(segment) else None
+            if observation is None:
+                trajectory.stop_reason = StopReason.CONTEXT
+                break
+            segment.append_environment(observation)
+        trajectory.diagnostics |= {name: float(value) for name, value in counts.items()}
+        trajectory.diagnostics["environment_tokens"] = float(len(segment) - trajectory.num_tokens)
+        if self.keys.drop_failed and counts["failed_queries"]:
+            trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
+        return trajectory
+
+    def _prompt(self, task: Mapping[str, Any]) -> list[int]:
+        question = task["prompt"]
+        if not isinstance(question, str):
+            raise UserError("environment search: a task's prompt must be the question as text, not messages")
+        return encode_prompt(self.protocol.template.replace("{question}", question), self.section, self.tokenizer)
+
+    def _own(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _left(self, segment: Segment) -> int:
+        """Tokens that the context has room for."""
+        limit = self.keys.max_context_length
+        return 2**31 if limit is None else limit - len(segment.prompt_ids) - len(segment)
+
+    # ---- searching --------------------------------------------------------------------------------------------------
+
+    async def _observe(
+        self, trajectory: Trajectory, parts: Sequence[str], asked: set[str], counts: Counter[str]
+    ) -> list[int] | None:
+        """The block of a search, or None where the context has no room for one."""
+        queries = self._chosen(parts, asked, counts)
+        counts["searches"] += 1
+        counts["queries"] += len(queries)
+        counts["decomposed"] += len(queries) > 1
+        started = time.perf_counter()
+        found = await asyncio.gather(*(self._retrieve(query) for query in queries))
+        turn = trajectory.turns[-1]
+        turn.queries, turn.search_latency = list(queries), time.perf_counter() - started
+        turn.documents = [
+            [] if isinstance(some, str) else [{"id": d.id, "title": d.title, "score": d.score} for d in some]
+            for some in found
+        ]
+        counts["failed_queries"] += sum(isinstance(some, str) for some in found)
+        counts["empty_results"] += sum(some == [] for some in found)
+        room = min(
+            self.keys.max_observation_length * max(1, len(queries)),
+            self.keys.max_block_length,
+            self._left(trajectory.segments[-1]) - 1,  # a token must be left to be sampled
+        )
+        return self._block(queries, found, room)
+
+    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
+        """The queries that are carried out: not empty, not asked before in this episode, not too many."""
+        queries: list[str] = []
+        for part in parts:
+            known = part.casefold()
+            if not part:
+                counts["empty_queries"] += 1
+            elif known in asked:
+                counts["repeated_queries"] += 1
+            elif len(queries) == self.keys.max_queries:
+                counts["dropped_queries"] += 1
+            else:
+                asked.add(known)
+                queries.append(part)
+        return queries
+
+    async def _retrieve(self, query: str) -> list[Document] | str:
+        """The documents of a query, or why there are none."""
+        reason = ""
+        for attempt in range(self.keys.retries + 1):
+            if attempt:
+                await asyncio.sleep(self.keys.backoff * 2 ** (attempt - 1))
+            try:
+                async with self._slot():
+                    search = self.retriever.search([query], self.keys.k)
+                    return list((await asyncio.wait_for(search, self.keys.query_timeout))[0])
+            except TimeoutError:
+                reason = f"no answer within {self.keys.query_timeout:g} s"
+            except RetrievalError as error:
+                reason = error.reason
+                if reason == "circuit_open":
+                    break
+        return reason
+
+    def _slot(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()  # every rollout has a loop of its own
+        return self._slots.setdefault(loop, asyncio.Semaphore(self.keys.concurrency))
+
+    # ---- the block --------------------------------------------------------------------------------------------------
+
+    def _block(self, queries: Sequence[str], found: Sequence[list[Document] | str], room: int) -> list[int] | None:
+        """Tokens of the whole block, at most `room`; None where not even an empty one has room."""
+        pieces = self._pieces(queries, found)
+        left = room - len(self._open) - len(self._close)
+        if left < 0:
+            return None
+        shares = _shares([len(piece) for piece in pieces], left)
+        inner = [token for piece, share in zip(pieces, shares, strict=True) for token in self._whole(piece[:share])]
+        return [*self._open, *inner, *self._close]
+
+    def _pieces(self, queries: Sequence[str], found: Sequence[list[Document] | str]) -> list[list[int]]:
+        if not queries:
+            return [self._own("No query was given, or all of them were asked before.")]
+        texts = []
+        for number, (query, some) in enumerate(zip(queries, found, strict=True), start=1):
+            header = self.protocol.query_header if len(queries) > 1 else ""
+            if header:
+                texts.append(_filled(header, number=number, query=query))
+            if isinstance(some, str):
+                texts.append(f"The search failed ({some}).\n")
+            elif not some:
+                texts.append("Nothing was found.\n")
+            else:
+                texts += [
+                    _filled(self.protocol.document, number=place, title=d.title, text=d.text)
+                    for place, d in enumerate(some, start=1)
+                ]
+        return [self.foreign.encode(text) for text in texts]
+
+    def _whole(self, ids: list[int]) -> list[int]:
+        """Without a last character of which only some bytes are left."""
+        while ids and decode(self.tokenizer, ids[-4:]).endswith("\ufffd"):
+            ids = ids[:-1]
+        return ids
+
+
+def _filled(form: str, **values: Any) -> str:
+    """Each `{name}` of a form by its value, once: braces in a document are text."""
+    parts = form.split("{")
+    filled = parts[0]
+    for part in parts[1:]:
+        name, brace, rest = part.partition("}")
+        filled += f"{values[name]}{rest}" if brace and name in values else "{" + part
+    return filled
+
+
+def _shares(lengths: Sequence[int], room: int) -> list[int]:
+    """How many tokens of each piece are shown: as equal as can be, none more than it has, `room` in all."""
+    shares = [0] * len(lengths)
+    waiting = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    while waiting:
+        share = room // len(waiting)
+        shares[waiting[0]] = min(lengths[waiting[0]], share)
+        room -= shares[waiting.pop(0)]
+    return shares
+
+
+def _protocol(keys: SearchKeys) -> Protocol:
+    base = PRESETS[keys.preset] if keys.preset else Protocol()
+    known = {field.name for field in fields(Protocol)}
+    if unknown := set(keys.protocol) - known:
+        raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    protocol = replace(base, **keys.protocol)
+    if "{question}" not in protocol.template:
+        raise UserError("environment.protocol.template: {question} does not occur in it: no task would be asked")
+    if "{text}" not in protocol.document:
+        raise UserError("environment.protocol.document: {text} does not occur in it: no document would be shown")
+    if len(set(protocol.tags)) < len(protocol.tags):
+        raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
+    return protocol
+
+
+def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
+    """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
+    from cib_rl.retrieval.factory import make_retriever
+
+    try:
+        keys = SearchKeys.model_validate(section.kwargs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(SearchKeys.model_fields)
+        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
+    if not isinstance(keys.retriever.get("name"), str):
+        raise UserError("environment.retriever.name is missing: bm25, remote, or package.module:Class")
+    rest = {key: value for key, value in keys.retriever.items() if key != "name"}
+    return Search(section, tokenizer, make_retriever(keys.retriever["name"], rest, base_dir), keys)

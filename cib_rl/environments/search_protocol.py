@@ -1,0 +1,119 @@
+"""How an agent searches and answers in tags: the forms of Search-R1, ParallelSearch and InForage."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+_SEARCH_R1 = (
+    "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
+    "information. After reasoning, if you find you lack some knowledge, you can call a search engine by <search> query "
+    "</search> and it will return the top searched results between <information> and </information>. "
+)
+_FREELY = (
+    "You can search as many times as your want. If you find no further external knowledge needed, you can directly "
+    "provide the answer inside <answer> and </answer>, without detailed illustrations. For example, <answer> Beijing "
+    "</answer>. Question: {question}\n"
+)
+_DECOMPOSE = (
+    "If the original query is complex or involves multiple parts, you are encouraged to decompose it into smaller "
+    "sub-questions, separated by ##. For example: <search> sub-question 1 ## sub-question 2 </search>. "
+)
+_INFORAGE = """You are an intelligent agent designed to solve complex queries or tasks by retrieving external \
+knowledge and reasoning step by step.
+
+Please follow these instructions carefully:
+
+1. For each piece of information you receive:
+   - Think step by step and explain your reasoning inside <think> and </think> tags.
+
+2. If you need more information to proceed:
+   - Issue a search by writing your subquery inside <search> and </search> tags.
+   - Retrieved results will appear between <evidence> and </evidence> tags.
+   - You can conduct multiple searches as needed.
+
+3. When you have collected enough information:
+   - Provide your final answer using the <answer> and </answer> tags.
+   - Do not include explanations or reasoning in the answer block.
+   - Keep your answer concise.
+
+Now, solve the following task:
+
+Task: {question}
+"""
+_INVALID = (
+    "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. If I "
+    "want to give the final answer, I should put the answer between <answer> and </answer>. Let me try again.\n"
+)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a turn asks for. `queries`: the parts of a search, stripped; empty ones are kept, to be counted."""
+
+    kind: Literal["search", "answer", "none"]
+    queries: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Tags and texts of an episode.
+
+    Attributes:
+        template: the user's message; `{question}` stands for the task's prompt.
+        search, information, answer, think: names of the tags.
+        delimiter: splits one search into several queries; None: a search is one query.
+        invalid: what is added after a turn that neither searches nor answers.
+        document: one passage, of `{number}` (1, 2, … within its query), `{title}` and `{text}`.
+        query_header: stands before the passages of each query when a search has several; of `{number}` and `{query}`.
+        before, after: what surrounds the block of information.
+    """
+
+    template: str = _SEARCH_R1 + _DECOMPOSE + _FREELY
+    search: str = "search"
+    information: str = "information"
+    answer: str = "answer"
+    think: str = "think"
+    delimiter: str | None = "##"
+    invalid: str = _INVALID
+    document: str = "Doc {number}(Title: {title}) {text}\n"
+    query_header: str = "Results {number} for: {query}\n"
+    before: str = "\n\n"
+    after: str = "\n\n"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The names of all tags."""
+        return self.think, self.search, self.information, self.answer
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings that end a turn."""
+        return [f"</{self.search}>", f"</{self.answer}>"]
+
+    @cached_property
+    def _action(self) -> re.Pattern[str]:
+        names = "|".join(re.escape(name) for name in (self.search, self.answer))
+        return re.compile(rf"<({names})>(.*?)</\1>", re.DOTALL)
+
+    def read(self, text: str) -> Action:
+        """The first complete search or answer in the policy's text of one turn."""
+        match = self._action.search(text)
+        if match is None:
+            return Action("none")
+        if match[1] == self.answer:
+            return Action("answer")
+        parts = match[2].split(self.delimiter) if self.delimiter else [match[2]]
+        return Action("search", [" ".join(part.split()) for part in parts])
+
+
+PRESETS: dict[str, Protocol] = {
+    # Search-R1 (arXiv 2503.09516, Table 1 and the released code): one query per search.
+    "search_r1": Protocol(template=_SEARCH_R1 + _FREELY, delimiter=None),
+    # ParallelSearch (arXiv 2508.09303, Table 1 and the released code): no header before a query's passages.
+    "parallel_search": Protocol(query_header=""),
+    # InForage (arXiv 2505.09316, the released code): the block is called evidence.
+    "inforage": Protocol(template=_INFORAGE, information="evidence", delimiter=None),
+}

@@ -1,0 +1,301 @@
+"""The search environment under arbitrary policies, retrievers and documents: scripted, no model anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cib_rl.engines.base import Engine, Generation, Sampling
+from cib_rl.environments.base import EpisodeEngine
+from cib_rl.environments.foreign_text import ForeignText
+from cib_rl.environments.search import Search, SearchKeys, _filled, _shares
+from cib_rl.environments.search_protocol import PRESETS
+from cib_rl.errors import UserError
+from cib_rl.recipe import EnvironmentSection
+from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.spans import decode
+from cib_rl.trajectory import StopReason
+from tests.trained_tokenizers import byte_level, unigram
+
+TASK = {"id": "0", "prompt": "who was it", "answer": "x"}
+TOKENIZERS = {"byte-level": byte_level, "unigram": unigram}
+
+
+class Library(Retriever):
+    """Answers from a function of the query; `delays` by the query, in seconds."""
+
+    def __init__(self, answer: Any, delays: Any = None) -> None:
+        self.answer, self.delays, self.asked, self.at_once, self.most = answer, delays or {}, [], 0, 0
+
+    async def search(self, queries, k):
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            await asyncio.sleep(self.delays.get(queries[0], 0))
+            self.asked += queries
+            found = [self.answer(query) for query in queries]
+        finally:
+            self.at_once -= 1
+        for some in found:
+            if isinstance(some, Exception):
+                raise some
+        return [some[:k] for some in found]
+
+
+class Script(Engine):
+    """Says the texts in order, each cut to what it may sample; keeps the requests and what it gave."""
+
+    def __init__(self, tokenizer: Any, texts: list[str], cut: int | None = None) -> None:
+        self.tokenizer, self.texts, self.cut = tokenizer, list(texts), cut
+        self.requests: list[list[int]] = []
+        self.given: list[list[int]] = []
+
+    async def generate(self, prompt_ids, sampling):
+        self.requests.append(list(prompt_ids))
+        text = self.texts.pop(0) if self.texts else "nothing"
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        reason = StopReason.EOS
+        for end in range(1, len(ids) + 1):
+            if any(stop in decode(self.tokenizer, ids[:end]) for stop in sampling.stop):
+                ids, reason = ids[:end], StopReason.STOP_STRING
+                break
+        limit = min(sampling.max_tokens, self.cut or sampling.max_tokens)
+        if len(ids) > limit:
+            ids, reason = ids[:limit], StopReason.LENGTH
+        self.given.append(ids)
+        return Generation(ids, [-0.5] * len(ids), reason)
+
+    def sync_weights(self, named_tensors, version):
+        pass
+
+    def close(self):
+        pass
+
+
+def environment(tokenizer, retriever, **keys):
+    own = {name: keys.pop(name) for name in ("max_turn_length",) if name in keys}
+    section = EnvironmentSection(name="search", max_completion_length=4000, **own)
+    return Search(section, tokenizer, retriever, SearchKeys(retriever={"name": "x"}, **{"backoff": 0, **keys}))
+
+
+def play(tokenizer, texts, retriever=None, *, limit=4000, cut=None, **keys):
+    retriever = retriever or Library(lambda query: [Document("1", "T", f"about {query}", 1.0)])
+    made = environment(tokenizer, retriever, **keys)
+    engine = Script(tokenizer, texts, cut)
+    trajectory = asyncio.run(made.run(TASK, EpisodeEngine(engine, Sampling(max_tokens=limit), 0)))
+    return trajectory, engine, made
+
+
+def observations(trajectory):
+    """What stands between the turns."""
+    (segment,) = trajectory.segments
+    ends = [*(turn.start for turn in trajectory.turns[1:]), len(segment)]
+    found = [segment.completion_ids[turn.end : end] for turn, end in zip(trajectory.turns, ends, strict=True)]
+    return [ids for ids in found if ids]
+
+
+def block_texts(tokenizer, trajectory):
+    return [decode(tokenizer, ids) for ids in observations(trajectory)]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_searches_go_out_documents_come_back_in_order_and_an_answer_ends_it(kind):
+    tokenizer = TOKENIZERS[kind]()
+    library = Library(lambda q: [Document(f"{q}-1", "A", f"one {q}"), Document(f"{q}-2", "B", f"two {q}")], {"a": 0.02})
+    texts = ["<think>so</think><search>a ## b</search>", "<answer>done</answer> and more"]
+    t, engine, _ = play(tokenizer, texts, library, k=2)
+    (block,) = block_texts(tokenizer, t)
+    assert block.strip().startswith("<information>") and block.strip().endswith("</information>")
+    order = [block.index(part) for part in ("Results 1", "one a", "two a", "Results 2", "one b", "two b")]
+    assert order == sorted(order) and library.most == 2
+    (turn, last) = t.turns
+    assert turn.queries == ["a", "b"] and [[d["id"] for d in some] for some in turn.documents] == [
+        ["a-1", "a-2"], ["b-1", "b-2"],
+    ]  # fmt: skip
+    assert turn.search_latency >= 0.02 and last.queries == []
+    assert t.stop_reason is StopReason.STOP_STRING and len(engine.requests) == 2
+    assert {n: t.diagnostics[n] for n in ("searches", "queries", "decomposed", "finished")} == {
+        "searches": 1, "queries": 2, "decomposed": 1, "finished": 1,
+    }  # fmt: skip
+
+
+def test_a_turn_without_an_action_is_told_so_and_the_last_turn_does_not_search():
+    tokenizer = byte_level()
+    t, engine, made = play(tokenizer, ["hm", "<search>a</search>", "<search>b</search>"], turns=2)
+    first, second = block_texts(tokenizer, t)
+    assert first == made.protocol.invalid and "about a" in second
+    assert t.stop_reason is StopReason.MAX_TURNS and t.truncated and made.retriever.asked == ["a"]
+    assert t.diagnostics["invalid_actions"] == 1 and t.diagnostics.get("finished", 0) == 0
+    t, engine, _ = play(tokenizer, ["hm", "more"], eos_ends=True)
+    assert t.stop_reason is StopReason.EOS and len(engine.requests) == 1
+
+
+def test_empty_repeated_and_surplus_queries_are_counted_and_not_carried_out():
+    t, _, made = play(byte_level(), ["<search> a ## ## A ## b ## c</search>", "<search>b</search>"], max_queries=2)
+    assert made.retriever.asked == ["a", "b"]
+    counts = {name: t.diagnostics[name] for name in ("empty_queries", "repeated_queries", "dropped_queries")}
+    assert counts == {"empty_queries": 1, "repeated_queries": 2, "dropped_queries": 1}
+    assert "asked before" in block_texts(byte_level(), t)[1]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_speak_their_papers_tags(preset):
+    tokenizer = byte_level()
+    t, engine, _ = play(tokenizer, ["<search>a ## b</search>", "<answer>y</answer>"], preset=preset)
+    (block,) = block_texts(tokenizer, t)
+    tag = "evidence" if preset == "inforage" else "information"
+    assert f"<{tag}>" in block and f"</{tag}>" in block
+    assert t.turns[0].queries == (["a", "b"] if preset == "parallel_search" else ["a ## b"])
+    assert "who was it" in decode(tokenizer, engine.requests[0])
+
+
+def test_a_failed_query_is_told_counted_and_tried_again_and_can_leave_the_update():
+    tokenizer, tries = byte_level(), Counter()
+
+    def answer(query):
+        tries[query] += 1
+        if query == "bad" or (query == "once" and tries[query] == 1):
+            return RetrievalError("refused", "nobody there")
+        return [Document("1", "T", f"about {query}")]
+
+    for drop in (False, True):
+        tries.clear()
+        texts = ["<search>bad ## once ## good</search>", "<answer>y</answer>"]
+        t, _, _ = play(tokenizer, texts, Library(answer), retries=2, drop_failed=drop)
+        (block,) = block_texts(tokenizer, t)
+        assert "The search failed (refused)." in block and "about once" in block and "about good" in block
+        assert tries == {"bad": 3, "once": 2, "good": 1} and t.diagnostics["failed_queries"] == 1
+        assert t.failed == drop and t.turns[0].documents[0] == []
+
+
+def test_nothing_outlives_its_time():
+    slow = Library(lambda query: [], {"slow": 30.0})
+    texts = ["<search>slow ## b</search>", "<answer>y</answer>"]
+    t, _, _ = play(byte_level(), texts, slow, query_timeout=0.05, retries=1)
+    (block,) = block_texts(byte_level(), t)
+    assert "no answer within 0.05 s" in block and "Nothing was found." in block and slow.at_once == 0
+    assert t.diagnostics["empty_results"] == 1
+
+
+def test_no_more_searches_are_under_way_than_allowed_over_all_episodes():
+    library = Library(lambda query: [], {q: 0.01 for q in "abcdefgh"})
+    made = environment(byte_level(), library, concurrency=3)
+
+    async def episode(text):
+        engine = Script(byte_level(), [text, "<answer>y</answer>"])
+        return await made.run(TASK, EpisodeEngine(engine, Sampling(max_tokens=500), 0))
+
+    async def all_of_them():
+        return await asyncio.gather(episode("<search>a##b##c##d</search>"), episode("<search>e##f##g##h</search>"))
+
+    asyncio.run(all_of_them())
+    assert library.most == 3 and sorted(library.asked) == list("abcdefgh")
+    asyncio.run(all_of_them())  # another event loop, as at every window
+
+
+FRAGMENTS = ["<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>", "##", " ", "a",
+             "café ", "<think>", "b c ", "<|end|>", "😀", "答", "\n", "<", "/", ">", "search", "</s>", 
+             "＜search＞"]  # fmt: skip
+TEXT = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(list(TOKENIZERS)),
+    texts=st.lists(TEXT, max_size=6),
+    documents=st.lists(st.tuples(TEXT, TEXT), max_size=4),
+    failing=st.booleans(),
+    limits=st.tuples(st.integers(1, 200), st.integers(1, 60), st.integers(16, 90), st.none() | st.integers(500, 1500)),
+    seed=st.integers(0, 99),
+)
+def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
+    kind, texts, documents, failing, limits, seed
+):
+    tokenizer, rng = TOKENIZERS[kind](), random.Random(seed)
+    limit, turn_length, observation, context = limits
+
+    def answer(query):
+        if failing and rng.random() < 0.3:
+            return RetrievalError("status", "500")
+        return [Document(str(i), title, text) for i, (title, text) in enumerate(documents)]
+
+    t, engine, made = play(
+        tokenizer, texts, Library(answer), limit=limit, max_turn_length=turn_length, retries=0,
+        max_observation_length=observation, max_context_length=context, turns=3,
+    )  # fmt: skip
+    (segment,) = t.segments
+    if not engine.requests:
+        assert t.stop_reason is StopReason.PROMPT_TOO_LONG and not len(segment)
+        return
+    # What was sampled is there in its order, unchanged; every request is the one before it and what came since.
+    assert t.policy_ids == [i for ids in engine.given for i in ids]
+    whole = segment.context_ids
+    assert sum(len(ids) for ids in observations(t)) == segment.policy_mask.count(0)
+    for number, request in enumerate(engine.requests):
+        assert whole[: len(request)] == request and request[: len(segment.prompt_ids)] == segment.prompt_ids
+        assert t.turns[number].start == len(request) - len(segment.prompt_ids)
+    assert "who was it" in decode(tokenizer, segment.prompt_ids)
+    # What the environment wrote is one of its two texts, whole, and holds no structure of its own.
+    forging = ForeignText(tokenizer, made.protocol.tags)
+    for ids in observations(t):
+        if ids == made._invalid:
+            continue
+        assert ids[: len(made._open)] == made._open and ids[-len(made._close) :] == made._close
+        inner = ids[len(made._open) : -len(made._close)]
+        assert len(ids) <= max(observation * made.keys.max_queries, 16)
+        assert not forging._forges(decode(tokenizer, inner)) and not set(inner) & forging._ids
+    assert context is None or len(whole) <= context
+    assert t.stop_reason is not None and not t.stop_reason.failed and not t.errors
+    assert t.diagnostics.get("finished", 0) == _answered(t, made)
+    assert t.diagnostics["environment_tokens"] == len(segment) - t.num_tokens
+
+
+def _answered(trajectory, made):
+    last = trajectory.turns[-1]
+    ids = trajectory.segments[0].completion_ids[last.start : last.end]
+    return made.protocol.read(decode(made.tokenizer, ids)).kind == "answer"
+
+
+def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed():
+    tokenizer = byte_level()
+    library = Library(lambda query: [Document("1", "T", "word " * 500)])
+    texts = [f"<search>{letter}</search>" for letter in "abcdef"]
+    prompt = len(play(tokenizer, ["x"])[0].segments[0].prompt_ids)
+    t, _, made = play(tokenizer, texts, library, max_context_length=prompt + 700, turns=6)
+    assert t.stop_reason is StopReason.CONTEXT and t.truncated
+    assert len(t.segments[0].context_ids) <= prompt + 700
+    for block in block_texts(tokenizer, t):
+        assert block.endswith(f"</information>{made.protocol.after}")
+
+
+@given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))
+def test_room_is_shared_out_evenly_and_wholly(lengths, room):
+    shares = _shares(lengths, room)
+    assert all(0 <= share <= length for share, length in zip(shares, lengths, strict=True))
+    assert sum(shares) == min(room, sum(lengths))
+    cut = [share for share, length in zip(shares, lengths, strict=True) if share < length]
+    assert not cut or max(shares) - min(cut) <= 1
+
+
+def test_braces_of_a_document_are_text():
+    assert _filled("{number}: {text} {other}", number=1, text="{number} {") == "1: {number} { {other}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"protocol": {"template": "no place"}}, r"\{question\} does not occur"),
+        ({"protocol": {"document": "{title}"}}, r"\{text\} does not occur"),
+        ({"protocol": {"tag": "x"}}, "unknown key 'tag'; known: after, answer"),
+        ({"protocol": {"search": "answer"}}, "two tags have the same name"),
+    ],
+)
+def test_protocols_that_cannot_work_are_refused(keys, says):
+    with pytest.raises(UserError, match=says):
+        environment(byte_level(), Library(lambda query: []), **keys)
