@@ -79,7 +79,8 @@ class Segment:
 class Turn:
     """One generation within an episode. `start:end` is its span of completion tokens within its segment.
 
-    `queries` are what the turn searched for; `documents` what came back for each of them, best first: id, title, score.
+    `searched` is True for a turn that asked for a search; `queries` are what was searched for, `documents` what came
+    back for each of them, best first: id, title, score.
     """
 
     segment: int
@@ -88,6 +89,7 @@ class Turn:
     stop_reason: StopReason
     weights_version: int = 0
     latency: float = 0.0  # seconds
+    searched: bool = False
     queries: list[str] = field(default_factory=list)
     documents: list[list[dict[str, Any]]] = field(default_factory=list)
     search_latency: float = 0.0  # seconds until all of them were there

@@ -143,7 +143,7 @@ class Search:
         started = time.perf_counter()
         found = await asyncio.gather(*(self._retrieve(query) for query in queries))
         turn = trajectory.turns[-1]
-        turn.queries, turn.search_latency = list(queries), time.perf_counter() - started
+        turn.searched, turn.queries, turn.search_latency = True, list(queries), time.perf_counter() - started
         turn.documents = [
             [] if isinstance(some, str) else [{"id": d.id, "title": d.title, "score": d.score} for d in some]
             for some in found

@@ -1,0 +1,140 @@
+"""ParallelSearch: decompose what can be searched at once, search no more often than needed, keep the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from cib_rl.plugin import PluginError, RewardContext, find_reward, reward, success
+from cib_rl.rewards.format import Format
+from cib_rl.trajectory import Trajectory, Turn
+
+Kind = Literal["parallel", "single", "sequential"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@reward("parallel_search", kind="shaping", needs_success=True)
+class ParallelSearch:
+    """r_d + r_s + r_f of ParallelSearch (arXiv 2508.09303, eq. 4 to 7); r_o, exact match, is the recipe's outcome.
+
+    With n searches in an episode and questions that are parallel (their parts can be searched at once), single (one
+    search does) or sequential (one search needs what another found):
+
+    * r_d = α·λ_d for a parallel question that was decomposed, λ_d for another one that was not, else 0;
+    * r_s = −λ_s·|n − 1|, for sequential questions −λ_s·|min(n, 2) − 2|: answering from memory costs, too;
+    * r_f = −λ_f for a right answer in broken format, +λ_f for a wrong one in good format, else 0 (see `format`).
+
+    `form: code` is the released code: r_s has λ_s more (a perfect count earns it; no order changes), and only the first
+    search of an episode is looked at for a decomposition. λ_d 0.15 and λ_s 0.35 are the paper's best; it gives no α and
+    no λ_f: 3 and 0.1 are the code's.
+
+    Wrong answers: r_d and r_s are paid whether or not the answer is right, so a wrong answer with the right searches can
+    outrank a right one with many: at n = 4 on a parallel question r_s is −1.05.
+
+    A search is decomposed when it holds several queries. That is easily had with paraphrases, so two keys, off by
+    default as in the paper, ask for more: queries count once where they share too many of their words
+    (`max_word_overlap`) or brought back too many of the same documents (`max_document_overlap`), both as |A ∩ B| /
+    |A ∪ B| (ours). Empty queries and those asked before are no queries here (the code counts the delimiter alone).
+
+    Attaches the diagnostics `parallel_search_decomposed` and `parallel_search_count`.
+
+    Args:
+        labels: a column of the task rows, or a function of a row (`package.module:name`, `path/file.py:name`).
+        parallel, single: what the label says of such questions (HotpotQA's `comparison`; Natural Questions has `na` in
+            the code's data); any other label is a sequential question. A row without a label gets no reward.
+        lambda_d, alpha, lambda_s, lambda_f: λ_d, α, λ_s, λ_f.
+        form: `paper` or `code`.
+        max_word_overlap, max_document_overlap: from which overlap on two queries count as one; 1: only where equal.
+        information: the tag of the documents' block.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: str = "type",
+        parallel: list[str] = ["comparison"],  # noqa: B006
+        single: list[str] = ["na", "single"],  # noqa: B006
+        lambda_d: NonNegativeFloat = 0.15,
+        alpha: NonNegativeFloat = 3.0,
+        lambda_s: NonNegativeFloat = 0.35,
+        lambda_f: NonNegativeFloat = 0.1,
+        form: Literal["paper", "code"] = "paper",
+        max_word_overlap: Share | None = None,
+        max_document_overlap: Share | None = None,
+        information: str = "information",
+        context: RewardContext,
+    ) -> None:
+        self.labels, self.parallel, self.single = labels, set(parallel), set(single)
+        self.lambda_d, self.alpha, self.lambda_s, self.lambda_f = lambda_d, alpha, lambda_s, lambda_f
+        self.form, self.overlaps = form, (max_word_overlap, max_document_overlap)
+        self.format = Format(information=information, context=context)
+        self.labeller: Any = find_reward(labels, Path(context.base_dir)) if ":" in labels else None
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError where no row has a label."""
+        if self.labeller is None and not any(row.get(self.labels) is not None for row in rows):
+            raise PluginError(
+                f"parallel_search reads a question's kind from the column {self.labels!r}, which no task row has; name "
+                "another column, or a function of a row, in `labels`"
+            )
+
+    def __call__(self, trajectories: list[Trajectory]) -> list[float | None]:
+        right = success(trajectories)
+        return [self._reward(t, bool(r)) for t, r in zip(trajectories, right, strict=True)]
+
+    def _reward(self, trajectory: Trajectory, right: bool) -> float | None:
+        kind = self.kind(trajectory.task)
+        if kind is None:
+            return None
+        searches = [turn for turn in trajectory.turns if turn.searched]
+        judged = searches[:1] if self.form == "code" else searches
+        decomposed = any(distinct_queries(turn, *self.overlaps) > 1 for turn in judged)
+        trajectory.diagnostics["parallel_search_decomposed"] = float(decomposed)
+        trajectory.diagnostics["parallel_search_count"] = float(len(searches))
+        return (
+            self._decomposition(kind, decomposed)
+            + self._count(kind, len(searches))
+            + self._format(right, self.format.fault(trajectory) is None)
+        )
+
+    def kind(self, row: Mapping[str, Any]) -> Kind | None:
+        """What a task's question is; None without a label."""
+        label = self.labeller(row) if self.labeller is not None else row.get(self.labels)
+        if label is None:
+            return None
+        return "parallel" if label in self.parallel else "single" if label in self.single else "sequential"
+
+    def _decomposition(self, kind: Kind, decomposed: bool) -> float:
+        if kind == "parallel":
+            return self.alpha * self.lambda_d if decomposed else 0.0
+        return 0.0 if decomposed else self.lambda_d
+
+    def _count(self, kind: Kind, n: int) -> float:
+        away = abs(min(n, 2) - 2) if kind == "sequential" else abs(n - 1)
+        return self.lambda_s * ((self.form == "code") - away)
+
+    def _format(self, right: bool, well_formed: bool) -> float:
+        if right:
+            return 0.0 if well_formed else -self.lambda_f
+        return self.lambda_f if well_formed else 0.0
+
+
+def distinct_queries(turn: Turn, max_word_overlap: float | None, max_document_overlap: float | None) -> int:
+    """How many queries of a search are not near to one before them."""
+    kept: list[tuple[set[str], set[str]]] = []
+    documents = [{d["id"] for d in some} for some in turn.documents] or [set()] * len(turn.queries)
+    for query, ids in zip(turn.queries, documents, strict=True):
+        words = set(query.casefold().split())
+        if not any(
+            _near(words, other, max_word_overlap) or _near(ids, others, max_document_overlap) for other, others in kept
+        ):
+            kept.append((words, ids))
+    return len(kept)
+
+
+def _near(one: set[str], other: set[str], limit: float | None) -> bool:
+    union = one | other
+    return limit is not None and bool(union) and len(one & other) / len(union) >= limit
