@@ -12,6 +12,9 @@ from cib_rl.plugin.results import Result
 from cib_rl.recipe import SuccessSection
 from cib_rl.trajectory import Trajectory
 
+# Sums that leave the range of floats are looked for, so numpy need not warn of them.
+_UNFLAGGED = np.errstate(over="ignore", invalid="ignore")
+
 
 class Tally:
     """Collects results reward by reward; `scores()` sums them up with the weights of a step. N trajectories."""
@@ -30,6 +33,7 @@ class Tally:
         self.attempted = {r.label: 0 for r in rewards}
         self.failures = {r.label: 0 for r in rewards}
 
+    @_UNFLAGGED
     def add(self, reward: BoundReward, live: list[int], results: list[Result], seconds: float) -> None:
         """Take the results of one reward on the trajectories at the indices `live`; write them to the trajectories."""
         label = reward.label
@@ -38,18 +42,27 @@ class Tally:
         for i, result in zip(live, results, strict=True):
             trajectory = self.trajectories[i]
             if isinstance(result, Failed):
-                self.failures[label] += 1
-                self.valid[i] = False
-                self.errors.append(RewardError(label, i, result.reason))
-                trajectory.errors.append(f"reward {label}: {result.reason}")
+                self._fail(label, i, result.reason)
                 continue
+            each = np.append(result, np.sum(result)) if isinstance(result, np.ndarray) else [result]
             if isinstance(result, np.ndarray):
                 self.tokens[label][i] = result
                 result = float(result.sum())
+            # With and without its schedule: the judgement of successes leaves the schedule out.
+            if result is not None and not np.isfinite(np.outer((reward.weight, self.weights[label]), each)).all():
+                self._fail(label, i, f"its value of {result:g} times its weight of {reward.weight:g} is not finite")
+                continue
             trajectory.rewards[label] = result
             if result is not None:
                 self.values[label][i] = result
 
+    def _fail(self, label: str, i: int, reason: str) -> None:
+        self.failures[label] += 1
+        self.valid[i] = False
+        self.errors.append(RewardError(label, i, reason))
+        self.trajectories[i].errors.append(f"reward {label}: {reason}")
+
+    @_UNFLAGGED
     def judge(self) -> np.ndarray:
         """Success of each trajectory by the outcome rewards added so far (see `Scores.correct`), shape (N,).
 
@@ -76,6 +89,7 @@ class Tally:
                 trajectory.success = bool(right)
         return correct
 
+    @_UNFLAGGED
     def scores(self) -> Scores:
         """Weighted sums over everything added (see `Scores`)."""
         count = len(self.trajectories)
@@ -87,10 +101,13 @@ class Tally:
             values, weight = self.values[r.label], self.weights[r.label]
             counts = counted[r.label] = ~np.isnan(values) & (correct if r.only_when_correct else True)
             sums[r.kind][counts] += weight * values[counts]
+            for i in np.flatnonzero(self.valid & ~np.isfinite(sums["outcome"] + sums["shaping"])):
+                self._fail(r.label, int(i), "with it the weighted sum of rewards is not finite")
             for i, per_token in self.tokens[r.label].items():
                 if counts[i] and self.valid[i]:
                     so_far = token_rewards[i]
                     token_rewards[i] = weight * per_token + (0.0 if so_far is None else so_far)
+        correct = correct & self.valid
         applied = np.any(list(counted.values()), axis=0)
         for kind in sums:
             sums[kind][~self.valid] = np.nan
