@@ -9,16 +9,17 @@ from cib_rl.trajectory import Trajectory
 
 
 class Guard:
-    """Remembers what trajectories are, but for what a reward may add to: `tracks` and `diagnostics`."""
+    """Remembers what trajectories are, but for what a reward may add: tracks under new names, and `diagnostics`."""
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
         self._trajectories = trajectories
-        self._before = [_parts(t) for t in trajectories]
+        self._tracks = [tuple(t.tracks) for t in trajectories]
+        self._before = [_parts(t, tracks) for t, tracks in zip(trajectories, self._tracks, strict=True)]
 
     def check(self, who: str) -> None:
         """Raises PluginError, blaming `who`, when something has changed."""
-        for trajectory, before in zip(self._trajectories, self._before, strict=True):
-            changed = [name for name, value in _parts(trajectory).items() if value != before[name]]
+        for trajectory, tracks, before in zip(self._trajectories, self._tracks, self._before, strict=True):
+            changed = [name for name, value in _parts(trajectory, tracks).items() if value != before[name]]
             if changed:
                 raise PluginError(
                     f"reward {who} changed `{changed[0]}` of a trajectory (row {trajectory.task.get('id')!r}): rewards "
@@ -26,15 +27,23 @@ class Guard:
                 )
 
 
-def _parts(t: Trajectory) -> dict[str, int]:
-    """A hash of each part, by its name."""
+def _parts(t: Trajectory, tracks: Sequence[str]) -> dict[str, int]:
+    """A hash of each part, by its name; of the tracks those that are named."""
     return {
-        "segments": hash(tuple((tuple(s.completion_ids), tuple(s.policy_mask)) for s in t.segments)),
+        "segments": hash(
+            tuple(
+                (tuple(s.prompt_ids), tuple(s.completion_ids), tuple(s.logprobs), tuple(s.policy_mask))
+                for s in t.segments
+            )
+        ),
+        "turns": hash(repr(t.turns)),
+        "tracks": hash(tuple(tuple(t.tracks.get(name, ())) for name in tracks)),
         "task": hash(repr(t.task)),
         "text": hash((t.text, t.policy_text)),
         "answer": hash(t.answer),
         "group": hash((t.group, t.member)),
         "stop_reason": hash(t.stop_reason),
         "rewards": hash(tuple(t.rewards.items())),
+        "success": hash(t.success),
         "errors": hash(tuple(t.errors)),
     }

@@ -16,6 +16,7 @@ from cib_rl.plugin.registry import find_reward
 from cib_rl.plugin.results import Result
 from cib_rl.plugin.roles import check_roles, role_of
 from cib_rl.plugin.scores import Tally, stop_on_failures
+from cib_rl.plugin.waiting import told_while_waiting
 from cib_rl.recipe import RewardSection, SuccessSection
 from cib_rl.trajectory import Trajectory
 
@@ -23,7 +24,8 @@ from cib_rl.trajectory import Trajectory
 async def _timed(reward: BoundReward, given: list[Trajectory]) -> tuple[list[Result], float]:
     started = time.perf_counter()
     limits = {"timeout": reward.call_timeout, "concurrency": reward.call_concurrency}
-    results = await call_isolated_async(reward.label, reward, given, **limits)  # type: ignore[arg-type]
+    with told_while_waiting(reward.label):
+        results = await call_isolated_async(reward.label, reward, given, **limits)  # type: ignore[arg-type]
     return results, time.perf_counter() - started
 
 
@@ -106,7 +108,8 @@ class RewardSuite:
             for r in rewards:
                 if not r.is_async:
                     started = time.perf_counter()
-                    found = call_isolated(r.label, lambda some, r=r: self._loop.resolve(r(some)), given)  # type: ignore[misc]
+                    with told_while_waiting(r.label):
+                        found = call_isolated(r.label, lambda some, r=r: self._loop.resolve(r(some)), given)  # type: ignore[misc]
                     results[r.label] = found, time.perf_counter() - started
                     guard.check(f"{r.label!r}{beside}")
             results |= {label: future.result() for label, future in pending.items()}

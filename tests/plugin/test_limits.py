@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite
+from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite, waiting
 from cib_rl.recipe import RewardSection, SuccessSection
+from cib_rl.trajectory import StopReason, Turn
 from tests.plugin.conftest import trajectory
 
 
@@ -32,6 +36,39 @@ async def slow(ts):
     assert (
         "no answer within 0.05 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
     )
+
+
+BLOCKS = "time.sleep(0.3)"
+CATCHES = "try: await asyncio.sleep(60)\n        except asyncio.CancelledError: pass"
+
+
+@pytest.mark.parametrize("held", [BLOCKS, CATCHES])
+def test_an_answer_that_comes_too_late_is_none(suite, plugin, held):
+    plugin(
+        f"""
+import asyncio, time
+@reward("slow", kind="outcome")
+async def slow(ts):
+    if any(t.task["id"] == "bad" for t in ts):
+        {held}
+    return [1.0] * len(ts)
+"""
+    )
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.1}).score([row("good", 0), row("bad", 1)])
+    assert scores.valid.tolist() == [True, False]
+    assert re.search(r"no answer within 0.1 s \(call_timeout\); it came after .* group 1", scores.errors[0].message)
+
+
+@pytest.mark.parametrize("source", ["async def slow(ts):\n    await asyncio", "def slow(ts):\n    time"])
+def test_a_reward_that_is_waited_for_is_named_and_then_no_more(suite, plugin, monkeypatch, caplog, source):
+    monkeypatch.setattr(waiting, "FIRST_WARNING", 0.1)
+    plugin(f'import asyncio, time\n@reward("slow", kind="outcome")\n{source}.sleep(0.5)\n    return [1.0] * len(ts)\n')
+    assert suite({"name": "mine.py:slow"}).score([row()]).valid.all()
+    told = ["still waiting for reward slow after 0.1 s", "still waiting for reward slow after 0.2 s"]
+    assert [m for m in caplog.messages if "waiting" in m][:2] == told
+    said = len(caplog.messages)
+    time.sleep(0.5)
+    assert len(caplog.messages) == said
 
 
 def test_no_more_calls_run_at_once_than_allowed(suite, plugin):
@@ -64,25 +101,52 @@ def test_limits_of_async_rewards_are_refused_for_plain_ones(suite, plugin, key):
 
 
 CHANGES = {
-    "segments": "t.segments[0].completion_ids.append(5)",
-    "task": "t.task['answer'] = 'forged'",
-    "text": "t.policy_text = ''",
-    "answer": "t.answer = 'other'",
-    "group": "t.group = 7",
-    "rewards": "t.rewards['judge'] = 1.0",
-    "errors": "t.errors.clear() or t.errors.append('x')",
+    "a token": ("segments", "t.segments[0].completion_ids[0] = 7"),
+    "one more token": ("segments", "t.segments[0].completion_ids.append(5)"),
+    "the prompt's tokens": ("segments", "t.segments[0].prompt_ids.pop()"),
+    "a log-probability": ("segments", "t.segments[0].logprobs[0] = -0.5"),
+    "the policy's share": ("segments", "t.segments[0].policy_mask[0] = 0"),
+    "a turn": ("turns", "t.turns[0].weights_version = 3"),
+    "a document": ("turns", "t.turns[0].documents.append('x')"),
+    "a track": ("tracks", "t.tracks['value'][0] = 1.0"),
+    "a track set anew": ("tracks", "t.set_track('value', [1.0] * 3)"),
+    "a track taken away": ("tracks", "del t.tracks['value']"),
+    "the task": ("task", "t.task['answer'] = 'forged'"),
+    "the text": ("text", "t.text = ''"),
+    "the policy's text": ("text", "t.policy_text = ''"),
+    "the answer": ("answer", "t.answer = 'other'"),
+    "the group": ("group", "t.group = 7"),
+    "the member": ("group", "t.member = 7"),
+    "the end": ("stop_reason", "t.stop_reason = 'eos'"),
+    "a reward": ("rewards", "t.rewards['judge'] = 1.0"),
+    "the verdict": ("success", "t.success = True"),
+    "the errors": ("errors", "t.errors.append('x')"),
 }
 
 
-@pytest.mark.parametrize("part", CHANGES)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("how", ["def", "async def"])
-def test_a_reward_that_changes_what_it_is_given_is_named(suite, plugin, part, how):
+def test_a_reward_that_changes_what_it_is_given_is_named(suite, plugin, change, how):
+    part, statement = CHANGES[change]
     plugin(
-        f'@reward("f", kind="outcome")\n{how} f(ts):\n    for t in ts[1:]:\n        {CHANGES[part]}\n'
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    for t in ts[1:]:\n        {statement}\n'
         "    return [0.0] * len(ts)\n"
     )
+    rows = [row("a"), row("b")]
+    for t in rows:
+        t.turns.append(Turn(0, 0, 3, StopReason.EOS))
+        t.set_track("value", [0.0] * 3)
     with pytest.raises(PluginError, match=rf"reward 'f' changed `{part}` of a trajectory \(row 'b'\)"):
-        suite({"name": "mine.py:f"}).score([row("a"), row("b")])
+        suite({"name": "mine.py:f"}).score(rows)
+
+
+def test_a_shaping_reward_cannot_forge_the_verdict_that_the_next_one_reads(suite, plugin):
+    plugin(
+        '@reward("wrong", kind="outcome")\ndef wrong(ts): return [0.0] * len(ts)\n'
+        '@reward("forger", kind="shaping")\ndef forger(ts):\n    ts[0].success = True\n    return [0.0] * len(ts)\n'
+    )
+    with pytest.raises(PluginError, match="reward 'forger' changed `success`"):
+        suite({"name": "mine.py:wrong"}, {"name": "mine.py:forger"}).score([row()])
 
 
 def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
