@@ -46,6 +46,9 @@ class BoundReward:
             if not callable(self.target):
                 raise PluginError(f"reward {name!r}: the class {plugin.__name__} has no __call__(self, trajectories)")
             self._call = self.target
+            if is_trl_style(plugin):
+                adapter = TrlStyle(name, self.target, {}, context)
+                self.logged, self._call = adapter.logged, adapter
         elif is_trl_style(plugin):
             self.target = plugin
             adapter = TrlStyle(name, plugin, section.kwargs, context)

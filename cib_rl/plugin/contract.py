@@ -115,8 +115,9 @@ class Scores:
             (before their schedules) of the outcome rewards that apply. False without an outcome.
         seconds: label -> wall time.
         attempted, failures: label -> trajectories the reward was given, and those it failed on.
-        metrics: means of what rewards logged with `log_metric`.
-        extras: columns that rewards logged with `log_extra`, one entry per trajectory (None where not given).
+        metrics: means of what rewards logged with `log_metric`, over all that logged under a name, as in TRL.
+        extras: columns that rewards logged with `log_extra`, one entry per trajectory (None where not given); a list
+            where several values were logged for it. Also written to `trajectory.extras`.
     """
 
     values: dict[str, NDArray[np.float64]]

@@ -44,6 +44,7 @@ def _parts(t: Trajectory, tracks: Sequence[str]) -> dict[str, int]:
         "group": hash((t.group, t.member)),
         "stop_reason": hash(t.stop_reason),
         "rewards": hash(tuple(t.rewards.items())),
+        "extras": hash(repr(t.extras)),
         "success": hash(t.success),
         "errors": hash(tuple(t.errors)),
     }

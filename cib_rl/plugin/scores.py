@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class Tally:
             sums[kind][~self.valid] = np.nan
         outcome, shaping = sums["outcome"], sums["shaping"]
         total = np.where(applied, outcome + shaping, np.nan)
-        logged = {r.label: r.logged for r in self.rewards if r.logged is not None}
+        metrics, extras = self._logged()
         return Scores(
             values=self.values,
             weights=self.weights,
@@ -128,13 +129,24 @@ class Tally:
             seconds=self.seconds,
             attempted=self.attempted,
             failures=self.failures,
-            metrics={name: float(np.mean(v)) for one in logged.values() for name, v in one.metrics.items()},
-            extras={
-                column: [own.get(id(t)) for t in self.trajectories]
-                for one in logged.values()
-                for column, own in one.extras.items()
-            },
+            metrics=metrics,
+            extras=extras,
         )
+
+    def _logged(self) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What all rewards logged together (see `Scores`); the extras are written to the trajectories too."""
+        logged = [r.logged for r in self.rewards if r.logged is not None]
+        values = {
+            name: [v for one in logged for v in one.metrics.get(name, ())] for one in logged for name in one.metrics
+        }
+        extras: dict[str, list[Any]] = {}
+        for column in dict.fromkeys(column for one in logged for column in one.extras):
+            rows = [[v for one in logged for v in one.extras.get(column, {}).get(id(t), ())] for t in self.trajectories]
+            extras[column] = [row if len(row) > 1 else next(iter(row), None) for row in rows]
+            for trajectory, row, value in zip(self.trajectories, rows, extras[column], strict=True):
+                if row:
+                    trajectory.extras[column] = value
+        return {name: float(np.mean(every)) for name, every in values.items()}, extras
 
 
 def stop_on_failures(rewards: Sequence[BoundReward], scores: Scores) -> None:

@@ -20,11 +20,18 @@ _POSITIONAL = (
 
 
 def is_trl_style(plugin: Any) -> bool:
-    """True for a function that names `prompts`, `completions` or `completion_ids`, or has no place for trajectories."""
+    """True for a function that names `prompts`, `completions` or `completion_ids`, or has no place for trajectories.
+
+    Of a class its `__call__` is looked at.
+    """
+    if inspect.isclass(plugin) and "__call__" not in dir(plugin):
+        return False
     try:
-        parameters = inspect.signature(plugin).parameters
+        parameters = dict(inspect.signature(plugin.__call__ if inspect.isclass(plugin) else plugin).parameters)
     except (TypeError, ValueError):
         return False
+    if inspect.isclass(plugin):
+        parameters.pop(next(iter(parameters), ""), None)  # self
     if {"prompts", "completions", "completion_ids"} & set(parameters):
         return True
     return not any(p.kind in _POSITIONAL for p in parameters.values())  # f(**kwargs), as TRL calls it
@@ -32,10 +39,10 @@ def is_trl_style(plugin: Any) -> bool:
 
 @dataclass
 class Logged:
-    """What a function logged: `metrics` name -> values; `extras` column -> trajectory (by identity) -> value."""
+    """What a function logged: `metrics` name -> values; `extras` column -> trajectory (by identity) -> values."""
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
+    extras: dict[str, dict[int, list[Any]]] = field(default_factory=dict)
 
     def clear(self) -> None:
         self.metrics.clear()
@@ -43,7 +50,7 @@ class Logged:
 
 
 class TrlStyle:
-    """Calls a TRL reward function with what TRL's GRPOTrainer would give it.
+    """Calls a TRL reward function, or an object that is called like one, with what TRL's GRPOTrainer would give it.
 
     Completions are the policy's own tokens decoded without special tokens, as one assistant message each when the
     task's prompt is a list of messages. Columns are those of the task rows (None where a row lacks one); keywords of
@@ -68,9 +75,14 @@ class TrlStyle:
             raise PluginError(f"reward {name!r} has no keyword {unknown[0]!r}; its signature is {shown}")
 
     def __call__(self, trajectories: list[Trajectory]) -> Any:
+        fresh: set[str] = set()
+
         def log_extra(column: str, values: list[Any]) -> None:
             own = self.logged.extras.setdefault(column, {})
-            own.update({id(t): value for t, value in zip(trajectories, values, strict=True)})
+            for t, value in zip(trajectories, values, strict=True):
+                # What an earlier call left that then failed is replaced.
+                own[id(t)] = [*(own[id(t)] if column in fresh else ()), value]
+            fresh.add(column)
 
         def log_metric(name: str, value: float) -> None:
             self.logged.metrics.setdefault(name, []).append(float(value))
@@ -79,7 +91,7 @@ class TrlStyle:
         given = (
             columns
             | {
-                "trainer_state": self.context.trainer_state,
+                "trainer_state": self.context.trainer_state or _at_start(),
                 "log_extra": log_extra,
                 "log_metric": log_metric,
             }
@@ -103,6 +115,13 @@ class TrlStyle:
         if self.context.tokenizer is not None:
             text = str(self.context.tokenizer.decode(trajectory.policy_ids, skip_special_tokens=True))
         return text if isinstance(trajectory.task["prompt"], str) else [{"role": "assistant", "content": text}]
+
+
+def _at_start() -> Any:
+    """The trainer's state where nothing is trained (a trial, an evaluation, another trainer): that of step 0."""
+    from transformers import TrainerState
+
+    return TrainerState()
 
 
 def _columns(trajectories: list[Trajectory]) -> list[str]:

@@ -120,6 +120,7 @@ CHANGES = {
     "the end": ("stop_reason", "t.stop_reason = 'eos'"),
     "a reward": ("rewards", "t.rewards['judge'] = 1.0"),
     "the verdict": ("success", "t.success = True"),
+    "what was logged": ("extras", "t.extras['x'] = 1"),
     "the errors": ("errors", "t.errors.append('x')"),
 }
 
