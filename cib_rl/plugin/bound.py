@@ -39,6 +39,7 @@ class BoundReward:
         self.max_error_share = section.max_error_share
         self._schedule = sorted((section.weight_schedule or {0: 1.0}).items())
         self.only_when_correct = section.only_when_correct
+        self.replaces_outcome = role.replaces_outcome
         self.logged: Logged | None = None
         self._call: Callable[[list[Trajectory]], Any]
         if inspect.isclass(plugin):

@@ -1,8 +1,12 @@
-"""Rewards share the trajectories with each other, with credit and with the loss: none may change them."""
+"""Rewards share the trajectories with each other, with credit and with the loss: none may change them, and what they
+attach must be numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+
+import numpy as np
 
 from cib_rl.plugin.contract import PluginError
 from cib_rl.trajectory import Trajectory
@@ -17,7 +21,8 @@ class Guard:
         self._before = [_parts(t, tracks) for t, tracks in zip(trajectories, self._tracks, strict=True)]
 
     def check(self, who: str) -> None:
-        """Raises PluginError, blaming `who`, when something has changed."""
+        """Make floats of the diagnostics. Raises PluginError, blaming `who`, when one is no number, or anything else has
+        changed."""
         for trajectory, tracks, before in zip(self._trajectories, self._tracks, self._before, strict=True):
             changed = [name for name, value in _parts(trajectory, tracks).items() if value != before[name]]
             if changed:
@@ -25,6 +30,19 @@ class Guard:
                     f"reward {who} changed `{changed[0]}` of a trajectory (row {trajectory.task.get('id')!r}): rewards "
                     "must leave what they are given as it is; work on a copy"
                 )
+            for name, value in trajectory.diagnostics.items():
+                trajectory.diagnostics[name] = _number(name, value, trajectory, who)
+
+
+def _number(name: str, value: object, trajectory: Trajectory, who: str) -> float:
+    single = getattr(value, "item", None) if getattr(value, "shape", None) == () else None
+    number = single() if single else value  # of numpy or torch
+    if isinstance(number, Real | np.bool_):
+        return float(number)
+    raise PluginError(
+        f"reward {who} attached the diagnostic {name!r} = {value!r} to a trajectory (row {trajectory.task.get('id')!r}): "
+        "diagnostics are numbers"
+    )
 
 
 def _parts(t: Trajectory, tracks: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cib_rl.plugin.bound import BoundReward
-from cib_rl.plugin.contract import Failed, RewardError, RewardFailure, Scores
+from cib_rl.plugin.contract import Failed, PluginError, RewardError, RewardFailure, Scores
 from cib_rl.plugin.results import Result
 from cib_rl.recipe import SuccessSection
 from cib_rl.trajectory import Trajectory
@@ -89,6 +89,24 @@ class Tally:
             for trajectory, right in zip(self.trajectories, correct, strict=True):
                 trajectory.success = bool(right)
         return correct
+
+    def check_replaced(self) -> None:
+        """Raises PluginError when a reward takes 1[success] away where the outcome has added something else."""
+        replacing = next((r.label for r in self.rewards if r.replaces_outcome), None)
+        outcome = next(
+            (r for r in self.rewards if r.kind == "outcome" and self.success.outcome in (None, r.label)), None
+        )
+        if replacing is None or outcome is None:  # without an outcome the successes were known beforehand
+            return
+        added = np.nan_to_num(self.values[outcome.label])
+        for trajectory, value, valid in zip(self.trajectories, added, self.valid, strict=True):
+            if valid and value != float(bool(trajectory.success)):
+                raise PluginError(
+                    f"reward {replacing!r} takes 1[success] away, so the outcome must be 1 for successes and 0 for all "
+                    f"others; {outcome.label!r} gave {value:g} to a {'success' if trajectory.success else 'failure'} "
+                    f"(row {trajectory.task.get('id')!r}). Take an outcome of 0 and 1 and name it: "
+                    "success: {outcome: LABEL}"
+                )
 
     @_UNFLAGGED
     def scores(self) -> Scores:

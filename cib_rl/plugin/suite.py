@@ -76,6 +76,7 @@ class RewardSuite:
         groups (see `call_isolated`).
 
         Raises:
+            PluginError: a mistake in the recipe or the data's columns, or a reward did what it must not.
             RewardFailure: a reward failed on all trajectories it was given, or on more than its share. With `stop`
                 False (a trainer with several processes, which must agree before they stop) compare `attempted` and
                 `failures` of the result instead.
@@ -90,6 +91,7 @@ class RewardSuite:
                 self._round([r for r in self.rewards if r.kind == kind], live, trajectories, tally)
             if kind == "outcome":
                 tally.judge()  # shaping rewards may ask for successes
+                tally.check_replaced()
         scores = tally.scores()
         if stop:
             stop_on_failures(self.rewards, scores)

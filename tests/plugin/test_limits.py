@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -162,6 +163,28 @@ def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
     assert rows[0].diagnostics == {"n": 1.0}
 
 
+@pytest.mark.parametrize("how", ["def", "async def"])
+@pytest.mark.parametrize("value", ["'text'", "None", "[1.0]"])
+def test_a_diagnostic_that_is_no_number_is_named_with_its_reward(suite, plugin, how, value):
+    plugin(
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    ts[0].diagnostics["x"] = {value}\n    return [0.0] * len(ts)\n'
+    )
+    message = rf"reward 'f' attached the diagnostic 'x' = {re.escape(value)} to a trajectory \(row 'a'\)"
+    with pytest.raises(PluginError, match=message):
+        suite({"name": "mine.py:f"}).score([row("a")])
+
+
+@pytest.mark.parametrize("value", ["np.float32(0.5)", "np.array(0.5)", "0.5"])
+def test_diagnostics_become_plain_numbers(suite, plugin, value):
+    plugin(
+        f'import numpy as np\n@reward("f", kind="outcome")\ndef f(ts):\n    ts[0].diagnostics["x"] = {value}\n'
+        "    return [0.0] * len(ts)\n"
+    )
+    rows = [row("a")]
+    suite({"name": "mine.py:f"}).score(rows)
+    assert json.dumps(rows[0].diagnostics) == '{"x": 0.5}'
+
+
 class _State:
     def __init__(self, step):
         self.global_step = step
@@ -260,3 +283,62 @@ def test_rewards_that_are_finite_alone_and_infinite_together_fail_too(suite, plu
 def test_a_schedule_has_finite_factors_at_steps_from_0(schedule):
     with pytest.raises(ValidationError, match="weight_schedule"):
         RewardSection(name="x", weight_schedule=schedule)
+
+
+TWO_OUTCOMES = (
+    '@reward("exact", kind="outcome")\ndef exact(ts): return [t.task.get("exact", 0.0) for t in ts]\n'
+    '@reward("f1", kind="outcome")\ndef f1(ts): return [t.task.get("f1") for t in ts]\n'
+)
+CAP = {"name": "truncation", "limit": 2}
+
+
+def scored(tmp_path, sections, success, rows):
+    context = RewardContext(base_dir=tmp_path)
+    return RewardSuite([RewardSection(**s) for s in sections], context, SuccessSection(**success)).score(rows)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "success", "message"),
+    [
+        ([{"name": "mine.py:exact", "weight": 0.9}], {}, "'exact' must add it with weight 1"),
+        ([{"name": "mine.py:exact", "weight_schedule": {0: 1.0, 9: 0.0}}], {}, "'exact' must add it with weight 1"),
+        ([{"name": "mine.py:exact"}, {"name": "mine.py:f1"}], {}, "there are several: exact, f1. Name it"),
+        ([{"name": "mine.py:f1"}], {}, r"'f1' gave 0\.6 to a success \(row 'a'\)"),
+        ([{"name": "mine.py:f1"}], {"threshold": 0.8}, r"'f1' gave 0\.6 to a failure \(row 'a'\)"),
+        ([{"name": "mine.py:exact"}], {"threshold": 0.0}, r"'exact' gave 0 to a success \(row 'b'\)"),
+    ],
+)
+def test_a_reward_that_stands_for_the_outcome_too_refuses_one_that_is_not_0_or_1(
+    plugin, tmp_path, outcomes, success, message
+):
+    plugin(TWO_OUTCOMES)
+    with pytest.raises(PluginError, match=rf"reward 'truncation' takes 1\[success\] away.*{message}"):
+        scored(tmp_path, [*outcomes, CAP], success, [row("a", exact=1.0, f1=0.6), row("b", exact=0.0)])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "success", "totals"),
+    [
+        ([{"name": "mine.py:exact"}], {}, [0.0, 0.0]),
+        ([{"name": "mine.py:exact", "weight_schedule": {0: 1.0}}], {}, [0.0, 0.0]),
+        ([{"name": "mine.py:exact"}, {"name": "mine.py:f1", "weight": 0.5}], {"outcome": "exact"}, [0.5, 0.0]),
+    ],
+)
+def test_with_an_outcome_of_0_and_1_the_sum_is_the_papers_reward(plugin, tmp_path, outcomes, success, totals):
+    plugin(TWO_OUTCOMES)
+    rows = [row("a", exact=1.0, f1=1.0), row("b", exact=0.0)]  # of 3 tokens: one more than allowed
+    assert scored(tmp_path, [*outcomes, CAP], success, rows).total.tolist() == totals
+
+
+def test_two_rewards_that_write_one_track_are_refused(plugin, tmp_path):
+    plugin(
+        '@reward("cost", kind="shaping")\nclass Cost:\n    def __init__(self, track: str = "cost"): self.track = track\n'
+        "    def __call__(self, ts):\n        for t in ts: t.set_track(self.track, [0.0] * len(t.completion_ids))\n"
+        "        return [0.0] * len(ts)\n"
+    )
+    one, other = {"name": "mine.py:cost"}, {"name": "mine.py:cost", "label": "control"}
+    with pytest.raises(PluginError, match="'cost' and 'control' both attach the track 'cost'.*track: control_track"):
+        scored(tmp_path, [one, other], {}, [row()])
+    rows = [row()]
+    scored(tmp_path, [one, other | {"track": "control_track"}], {}, rows)
+    assert set(rows[0].tracks) == {"cost", "control_track"}
