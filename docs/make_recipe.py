@@ -27,7 +27,7 @@ def sections(schema: type[BaseModel], path: str = "") -> Iterator[tuple[str, typ
     """(dotted path, model) of the recipe and everything below it, in the order of the file; each model once."""
     yield path, schema
     for name, info in schema.model_fields.items():
-        if (path, name) != ("evaluation", "task"):  # the same keys as in `task`
+        if (path, name) not in {("evaluation", "task"), ("critic", "lora")}:  # the same keys as in `task` and `lora`
             for model in models_in(info.annotation):
                 yield from sections(model, f"{path}.{name}" if path else name)
 

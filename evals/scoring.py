@@ -31,12 +31,12 @@ def sample_seed(seed: int, question: str, sample: int) -> int:
     return derive_seed(seed, "eval", question, sample)
 
 
-def require_outcome(rewards: Sequence[Role | BoundReward]) -> None:
-    """Raises UserError when none of a suite's rewards can say what is right."""
+def require_outcome(rewards: Sequence[Role | BoundReward], what: str = "an evaluation") -> None:
+    """Raises UserError when none of a suite's rewards can say what is right, which `what` needs."""
     if not any(reward.kind == "outcome" for reward in rewards):
         labels = ", ".join(reward.label for reward in rewards) or "none"
         raise UserError(
-            f"an evaluation needs an outcome reward; there are only {labels}. Add one to `rewards`, such as "
+            f"{what} needs an outcome reward; there are only {labels}. Add one to `rewards`, such as "
             "`- name: math_correct`"
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import PositiveFloat
@@ -47,11 +48,16 @@ class L1Max:
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float]:
         return [
-            float(np.clip(self.alpha * (self._target(t) - t.num_tokens) + self.delta, 0, 1)) - 1 if right else 0.0
+            float(np.clip(self.alpha * (self._target(t.task) - t.num_tokens) + self.delta, 0, 1)) - 1 if right else 0.0
             for t, right in zip(trajectories, success(trajectories), strict=True)
         ]
 
-    def _target(self, trajectory: Trajectory) -> float:
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError for a task row whose target is no number of tokens."""
+        for row in rows:
+            self._target(row)
+
+    def _target(self, task: Mapping[str, Any]) -> float:
         if self.column is None:
             return float(self.target)
-        return number_in(trajectory.task, self.column, who="reward l1_max")
+        return number_in(task, self.column, who="reward l1_max", least=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,10 @@ class Surprisal:
     def __call__(self, trajectories: list[Trajectory]) -> list[float | TokenRewards]:
         costs = self.prior.surprisal(requests_from(trajectories, self.prior.columns))
         return [self._reward(t, cost) for t, cost in zip(trajectories, costs, strict=True)]
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError for a task row that lacks what the prior reads in it."""
+        self.prior.check_rows(rows)
 
     def _reward(self, trajectory: Trajectory, cost_T: np.ndarray) -> float | TokenRewards:
         """One trajectory's reward from its nats per policy token."""

@@ -31,7 +31,24 @@ def nan(trajectories):
 @reward("short", kind="outcome")
 def short(trajectories):
     return [1.0]
+
+def trl(completions, solution, hint=None, **kwargs):
+    return [1.0] * len(completions)
+
+class NoPlace:
+    def __call__(self):
+        return []
+
+class Stage:
+    def __call__(self, trajectories, scores):
+        return []
+
+def two(trajectories, scores):
+    return []
 """
+
+
+FIRST = {"name": f"{HERE}:first_token"}  # no outcome
 
 
 def _write(folder: Path, model_dir: Path, **changes) -> Path:
@@ -101,6 +118,44 @@ BEFORE_THE_FIRST_STEP = {
         {"rewards": [{"name": f"{HERE}:first_token"}], "evaluation": {"task": {"name": "countdown"}, "before": False}},
         "an evaluation needs an outcome reward; there are only first_token",
     ),
+    "a filter by outcomes, and none": (
+        {"rewards": [FIRST], "trainer.filter": {"zero_variance": "outcome"}},
+        "trainer.filter.zero_variance: outcome needs an outcome reward; there are only first_token",
+    ),
+    "weighting by difficulty, and no outcome": (
+        {"rewards": [FIRST], "credit": [{"name": "group"}, {"name": "difficulty"}]},
+        "credit stage 'difficulty' needs an outcome reward; there are only first_token",
+    ),
+    "a budget of right answers, and no outcome": (
+        {"rewards": [FIRST], "budget": {"tokens": "-40%", "count": "right"}},
+        "budget.count: right needs an outcome reward; there are only first_token",
+    ),
+    "a budget that could mean two rewards": (
+        {"rewards": [FIRST, {**FIRST, "label": "again"}], "budget": {"tokens": 9}},
+        "budget.reward: name one shaping reward .* there are: first_token, again",
+    ),
+    "a column that a TRL function requires": (
+        {"rewards": [{"name": "rewards.py:trl", "kind": "outcome"}]},
+        "reward 'trl' needs 'solution', but the task rows have only id, answer; map",
+    ),
+    "a column that a target names": (
+        {"rewards": [{"name": "surprisal", "prior": {"name": "laplace", "target": "task.length"}}]},
+        "prior laplace needs a number of at least 0 in the column 'length' of each task row; row '0' has no such",
+    ),
+    "a reward class that takes no trajectories": (
+        {"rewards": [{"name": "rewards.py:NoPlace", "kind": "outcome"}]},
+        r"reward 'NoPlace' is called as \(trajectories\), which NoPlace\.__call__\(\) does not take",
+    ),
+    "a baseline that takes too little": (
+        {"credit": [{"name": "rewards.py:two"}]},
+        r"credit\[0\]: stage 'rewards.py:two' is called as \(trajectories, scores, reduce\), which "
+        r"two\(trajectories, scores\) does not take",
+    ),
+    "a reshaper that takes too little": (
+        {"credit": [{"name": "group"}, {"name": "rewards.py:Stage"}]},
+        r"credit\[1\]: stage 'rewards.py:Stage' is called as \(trajectories, scores, advantages\), which "
+        r"Stage\.__call__\(trajectories, scores\) does not take",
+    ),
     "unknown environment": ({"environment.name": "two_turn"}, "environment.name: unknown 'two_turn'"),
     "unknown environment key": ({"environment.max_turns": 3}, "environment: unknown key `max_turns`"),
     "unknown answer style": ({"environment.answer": "tagg"}, "environment.answer: unknown style 'tagg'; known: tag"),
@@ -124,6 +179,7 @@ BEFORE_THE_FIRST_STEP = {
 @pytest.mark.parametrize("case", BEFORE_THE_FIRST_STEP)
 def test_what_can_be_known_before_the_first_step_is_refused_then(tmp_path, tiny_model_dir, case, monkeypatch):
     monkeypatch.setattr("cib_rl.trackers.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)  # where rewards.py is
     changes, message = BEFORE_THE_FIRST_STEP[case]
     _assert_refused(_train(_write(tmp_path, tiny_model_dir, **changes)), message, tmp_path)
 
@@ -143,6 +199,48 @@ def test_gold_answers_that_do_not_grade_as_right(tmp_path, tiny_model_dir):
     recipe = _write(tmp_path, tiny_model_dir, rewards=rewards, **{"task.path": str(tmp_path / "rows.jsonl")})
     _rows(tmp_path, {"id": "good", "prompt": "1+1", "answer": "2"}, {"id": "bad", "prompt": "q", "answer": "\\frac{"})
     _assert_refused(_train(recipe), r"gold.*bad.*task\.max_ungradable", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "row", "message"),
+    [
+        (
+            [{"name": "math_correct"}],
+            {"answer": "\\frac{"},
+            r"evaluation: 1 of 2 .*bad.*evaluation\.task\.max_ungradable",
+        ),
+        (
+            [{"name": "math_correct"}],
+            {"prompt": [{"role": "user", "content": "1+1"}]},
+            "evaluation: a prompt is a list of messages, but the tokenizer has no chat template",
+        ),
+        (
+            [{"name": "math_correct"}, {"name": "l1_max", "target": "task.length"}],
+            {"length": "long"},
+            "evaluation: reward l1_max needs a number of at least 0 in the column 'length' .* row 'bad' holds 'long'",
+        ),
+    ],
+)
+def test_held_out_rows_are_checked_as_those_trained_on(tmp_path, tiny_model_dir, monkeypatch, rewards, row, message):
+    monkeypatch.setattr("cib_rl.trainers.run.load_policy", lambda *_: pytest.fail("the policy was loaded"))
+    good = {"id": "good", "prompt": "1+1", "answer": "2", "length": 5}
+    changes = {"task.path": str(tmp_path / "rows.jsonl"), "rewards": rewards}
+    held_out = {"name": "jsonl", "path": str(tmp_path / "held.jsonl")}
+    recipe = _write(tmp_path, tiny_model_dir, **changes, evaluation={"task": held_out, "before": False})
+    _rows(tmp_path, good)
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, [good, {**good, "id": "bad", **row}])))
+    _assert_refused(_train(recipe), message, tmp_path)
+
+
+@pytest.mark.parametrize("length", [None, "7", -1, True])
+def test_a_row_whose_target_is_no_number_is_named(tmp_path, tiny_model_dir, length):
+    for reward in ({"name": "l1_max"}, {"name": "surprisal", "prior": {"name": "laplace"}}):
+        reward.get("prior", reward)["target"] = "task.length"
+        rewards = [{"name": f"{HERE}:even_length"}, reward]
+        recipe = _write(tmp_path, tiny_model_dir, rewards=rewards, **{"task.path": str(tmp_path / "rows.jsonl")})
+        row = {"prompt": "1+1", "answer": "2", "length": 5}
+        _rows(tmp_path, {"id": "good", **row}, {"id": "bad", **row, "length": length})
+        _assert_refused(_train(recipe), f"needs a number .*column 'length'.* row 'bad' holds {length!r}", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ sampling: {{group_size: 4}}
 rewards:
   - {{name: math_correct}}
 trainer: {{steps: 6, prompts_per_step: 2, learning_rate: 1e-4, token_budget: 512, num_iterations: 2}}
-evaluation: {{problems: 10, every: 4}}
+evaluation: {{task: {{name: jsonl, path: {held_out}}}, problems: 5, samples: 2, every: 4}}
 """
 
 
@@ -36,10 +36,12 @@ def recipe_file(tmp_path, tiny_model_dir, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(5)))
+    held_out = tmp_path / "held_out.jsonl"
+    for file in (rows, held_out):
+        file.write_text("".join(json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(5)))
     (tmp_path / "mine.py").write_text(MINE)
     path = tmp_path / "mine.yaml"
-    path.write_text(RECIPE.format(model=tiny_model_dir, rows=rows))
+    path.write_text(RECIPE.format(model=tiny_model_dir, rows=rows, held_out=held_out))
     return path
 
 
@@ -61,6 +63,16 @@ class Asks:
     def __call__(self, trajectories):
         return success(trajectories)
 
+class NoPlace:
+    def __call__(self):
+        return []
+
+def stage(trajectories, advantages):
+    return advantages
+
+def trl(completions, solution):
+    return [1.0] * len(completions)
+
 class Bare:
     def __call__(self, trajectories):
         return [1.0] * len(trajectories)
@@ -69,6 +81,10 @@ class Bare:
 
 def _prior(spec: str) -> str:
     return f"rewards=[{{name: math_correct}}, {{name: surprisal, prior: {spec}}}]"
+
+
+def _with(*sections: str) -> str:
+    return f"rewards=[{{name: math_correct}}, {', '.join(sections)}]"
 
 
 def test_a_right_recipe_passes_and_shows_its_plan(recipe_file):
@@ -130,6 +146,26 @@ def test_every_problem_is_found_in_one_go(recipe_file):
         (["rewards.0.name=mine.py:Bare"], "reward mine.py:Bare", "does not say what it is"),
         (["rewards=[{name: 'mine.py:asks'}]", "evaluation=null"], "success", "reward 'asks': it asks which"),
         (["rewards=[{name: 'mine.py:asks', kind: outcome}]"], "reward mine.py:asks", "cannot be one itself"),
+        ([_with("{name: 'mine.py:trl', kind: shaping}")], "reward mine.py:trl", "'trl' needs 'solution', but the task"),
+        ([_with("{name: 'mine.py:NoPlace', kind: shaping}")], "reward mine.py:NoPlace", "is called as (trajectories)"),
+        ([_with("{name: 'mine.py:Bare', kind: shaping, call_timeout: 1}")], "reward mine.py:Bare", "is for async"),
+        ([_with("{name: truncation, limit: [9, 8]}")], "reward truncation", "need steps_per_round"),
+        ([_with("{name: soft_overlong, limit: 5, cache: 9}")], "reward soft_overlong", "longer than the limit"),
+        ([_with("{name: l1_max, target: 'task.length'}")], "reward l1_max", "has no such column"),
+        ([_prior("{name: laplace, target: -2}")], "prior of surprisal", "at least 0, got -2"),
+        ([_prior("{name: laplace, target: task.length}")], "prior of surprisal", "row '0' has no such column"),
+        ([_prior("{name: laplace, target: task.answer}")], "prior of surprisal", "row '0' holds '1'"),
+        (["credit=[{name: 'mine.py:stage'}]"], "credit", "is called as (trajectories, scores, reduce)"),
+        (["budget={tokens: 9}"], "budget", "name one shaping reward (its weight is what is moved); there are: none"),
+        ([_prior("{name: uniform}"), "budget={tokens: 9, reward: length}"], "budget", "got 'length'"),
+        (
+            [f"rewards=[{LENGTH}]", "evaluation=null", "budget={tokens: 9, count: right}"],
+            "success",
+            "budget.count: right",
+        ),
+        (["engine.max_model_len=9999"], "engine", "but the model's context holds 512 tokens"),
+        (["evaluation.task=null"], "evaluation.task", "is missing: name the held-out rows"),
+        (["evaluation.problems=9"], "evaluation.task", "asks for 9 problems, evaluation.task holds 5"),
     ],
 )
 def test_each_problem_is_named(recipe_file, sets, name, words):
@@ -142,6 +178,31 @@ def test_a_gold_answer_that_grades_as_wrong_is_found(recipe_file):
     rows.write_text(rows.read_text() + json.dumps({"id": "odd", "prompt": "x", "answer": "\\frac{"}) + "\n")
     found = problems(recipe_file)
     assert list(found) == ["golds"] and "odd" in found["golds"]
+
+
+def test_the_held_out_rows_are_checked_too(recipe_file):
+    def held_out(**row):
+        (recipe_file.parent / "held_out.jsonl").write_text(
+            json.dumps({"id": "odd", "prompt": "1+1=", "answer": "2"} | row)
+        )
+        return problems(recipe_file, "evaluation.problems=1", _with("{name: l1_max, target: task.length}", LENGTH))
+
+    rows = recipe_file.parent / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "1+1=", "answer": "2", "length": 3}))
+    assert held_out(length=3) == {}
+    assert (
+        "evaluation: reward l1_max needs a number of at least 0 in the column 'length'" in held_out()["reward l1_max"]
+    )
+    found = held_out(length=3, answer="\\frac{")
+    assert list(found) == ["evaluation.golds"] and "evaluation.task.max_ungradable: 1" in found["evaluation.golds"]
+    found = held_out(length=3, prompt=[{"role": "user", "content": "1+1="}])
+    assert list(found) == ["evaluation.task"] and "no chat template" in found["evaluation.task"]
+
+
+def test_a_scale_of_outcomes_without_outcomes_is_no_mistake_but_said(recipe_file):
+    found = check_recipe(load_recipe(recipe_file, [f"rewards=[{LENGTH}]", "evaluation=null"]))
+    detail = next(check.detail for check in found.checks if check.name == "success")
+    assert found.passed and "scale: outcome_std divides by its floor alone" in detail
 
 
 def test_an_empty_data_set_is_found(recipe_file):

@@ -65,6 +65,20 @@ def test_two_evaluations_add_distributions_and_kinds_and_points_with_bars(tmp_pa
     assert (labels[0].startswith("before: ") and "mean 9" in labels[0]) or "mean 10" in labels[0]
 
 
+def test_what_grams_told_is_a_picture_of_its_own_and_perplexity_is_relative_to_the_first(tmp_path, drawn):
+    grams = {"planning/share": 0.1, "planning/semantic_entropy_nats": 2.0, "execution/perplexity": 3.0}
+    folder = _run(tmp_path / "run", steps=3, **grams)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row, perplexity in zip(rows, (None, 4.0, 6.0), strict=True):
+        row["planning/perplexity"] = perplexity
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [path.name for path in plots.plot_run(folder)] == ["training.png", "planning.png"]
+    assert _titles(drawn[1]) == ["Planning tokens", "Semantic entropy of grams", "Relative perplexity"]
+    curves = {line.get_label(): line.get_ydata().tolist() for line in drawn[1].axes[2].lines}
+    assert curves["planning"] == [1.0, 1.5] and curves["execution"] == [1.0, 1.0, 1.0]
+    assert {line.get_ydata()[0] for line in drawn[1].axes[0].lines} == {10.0}
+
+
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_all_right_or_all_wrong_is_drawn_without_a_mean_that_does_not_exist(tmp_path, drawn, right):
     plots.plot_tokens(_result(80, right=right), _result(50, right=right), tmp_path / "t.png")

@@ -4,7 +4,9 @@ A stage is a function with keyword arguments from the recipe, or a class of the 
 something. The first one is a baseline, `(trajectories, scores, reduce, **keywords) -> advantages`; those after it
 reshape what it gave, `(trajectories, scores, advantages, **keywords) -> advantages`. Advantages are one array (T,) per
 trajectory over all completion tokens, 0 on the environment's. A stage with a keyword `context` is given the same
-`RewardContext` as a reward. Built-in stages are listed below; one of your own is named `package.module:name` or
+`RewardContext` as a reward. An instance may have an attribute `needs`, the tracks that must be set before it is called
+(`entropy`: the policy's, per token), and a method `metrics(gather)`, numbers to log of the window it was last called
+with, the same on every process. Built-in stages are listed below; one of your own is named `package.module:name` or
 `path/file.py:name`.
 """
 
@@ -26,24 +28,38 @@ from cib_rl.credit.hicra import Hicra
 from cib_rl.credit.reward_to_go import centred_rewards_to_go
 from cib_rl.errors import UserError
 from cib_rl.plugin import PluginError, RewardContext, Scores, find_reward
-from cib_rl.plugin.signature import check_keywords, keyword_parameters
+from cib_rl.plugin.signature import check_call, check_keywords, keyword_parameters
 from cib_rl.recipe import CreditSection
 from cib_rl.trajectory import Trajectory
 
 Advantages = list[np.ndarray]
 Stage = Callable[..., Advantages]
+GatherLists = Callable[[list[Any]], list[Any]]  # one list from every process, joined in rank order
+MEASURED = frozenset({"entropy"})  # the tracks that the trainer can set
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Credit:
     """The credit stages of a recipe, ready to be called.
 
-    Raises UserError for an unknown stage, for an unknown, missing or mistyped key of one, and for what a stage refuses.
+    Raises UserError for an unknown stage, for an unknown, missing or mistyped key of one, for one that cannot be called
+    as above, and for what a stage refuses.
     """
 
     def __init__(self, sections: Sequence[CreditSection], context: RewardContext) -> None:
         found = [_stage(number, section, context) for number, section in enumerate(sections)]
-        self._baseline, *self._reshapers = found
+        self._baseline, *self._reshapers = self._stages = found
+        self.needs: frozenset[str] = frozenset().union(*(getattr(stage, "needs", ()) for stage in found))
+        if unknown := self.needs - MEASURED:
+            raise UserError(f"credit: a stage needs {', '.join(sorted(unknown))}; known: {', '.join(MEASURED)}")
+
+    def metrics(self, gather: GatherLists = lambda parts: parts) -> dict[str, float]:
+        """What the stages have to log of the window they were last called with."""
+        found: dict[str, float] = {}
+        for stage in self._stages:
+            if hasattr(stage, "metrics"):
+                found |= stage.metrics(gather)
+        return found
 
     def assign(
         self, trajectories: Sequence[Trajectory], scores: Scores, reduce: Reduce = lambda sums: sums
@@ -59,11 +75,12 @@ class Credit:
 
 
 def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage:
-    stages, what = (BASELINES, "baseline") if number == 0 else (RESHAPERS, "stage")
+    stages, what, last = (BASELINES, "baseline", "reduce") if number == 0 else (RESHAPERS, "stage", "advantages")
     if ":" not in section.name and section.name not in stages:
         raise UserError(f"credit[{number}].name: unknown {what} {section.name!r}; known: {', '.join(stages)}")
     try:
         stage: Any = stages.get(section.name) or find_reward(section.name, context.base_dir)
+        check_call(section.name, stage, ("trajectories", "scores", last))
         is_class = inspect.isclass(stage)
         parameters = keyword_parameters(stage, skip=0 if is_class else 3)
         keywords = check_keywords(section.name, stage, parameters, section.kwargs)
@@ -72,6 +89,8 @@ def _stage(number: int, section: CreditSection, context: RewardContext) -> Stage
         return stage(**keywords) if is_class else partial(stage, **keywords)
     except PluginError as error:
         raise UserError(f"credit[{number}]: {str(error).replace('reward ', 'stage ', 1)}") from error
+    except UserError as error:
+        raise UserError(f"credit[{number}]: {error}") from error
 
 
 def group(

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from cib_rl.engines.transformers import TransformersEngine
 
 
-def context_length(config: Any, wanted: int | None) -> int:
-    """Tokens of prompt and completion. UserError when more are wanted than the model's configuration allows."""
-    limit = getattr(config, "max_position_embeddings", None)
+def context_length(limit: int | None, wanted: int | None) -> int:
+    """Tokens of prompt and completion. UserError when more are wanted than the model's configuration allows.
+
+    Args:
+        limit: the configuration's `max_position_embeddings`, None where it has none.
+        wanted: `engine.max_model_len`.
+    """
     if wanted is None:
         if limit is None:
             raise UserError("the model's configuration does not say how long its context is: set engine.max_model_len")

@@ -82,7 +82,7 @@ class TransformersEngine(PumpedEngine):
         self._config = inner.config
         self._autocast = autocast
         self._threads = threads
-        length = context_length(config, max_model_len)
+        length = context_length(getattr(config, "max_position_embeddings", None), max_model_len)
         check_supported(inner, config, length)
         super().__init__(
             max_num_seqs=max_num_seqs,

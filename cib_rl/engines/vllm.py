@@ -74,7 +74,7 @@ class VLLMEngine(PumpedEngine):
         except (OSError, ValueError) as error:
             raise UserError(f"engine: cannot load a model from {model}: {error}") from error
         text_config = config.get_text_config()
-        length = context_length(text_config, section.max_model_len)
+        length = context_length(getattr(text_config, "max_position_embeddings", None), section.max_model_len)
         super().__init__(
             max_num_seqs=section.max_num_seqs,
             max_model_len=length,

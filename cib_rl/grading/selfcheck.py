@@ -55,13 +55,22 @@ class Report:
 
 
 def check_recipe_golds(
-    recipe: Recipe, rows: Sequence[Mapping[str, Any]], suite: RewardSuite, cache_dir: Path | None = None
+    recipe: Recipe,
+    rows: Sequence[Mapping[str, Any]],
+    suite: RewardSuite,
+    cache_dir: Path | None = None,
+    *,
+    evaluation: bool = False,
 ) -> list[Report]:
     """`check_golds` with every reward of the suite that can judge gold answers: it has `grade_golds(rows)`.
 
-    Results of a reward that states its `grader_version` are kept in `cache_dir` (default: the user's cache folder).
+    The share that may fail is that of `task`, or with `evaluation` that of `evaluation.task`. Results of a reward that
+    states its `grader_version` are kept in `cache_dir` (default: the user's cache folder).
     Returns one report per such reward; a caller that allows a share may drop the rows they name.
     """
+    task, key = recipe.task, "task.max_ungradable"
+    if evaluation and recipe.evaluation and recipe.evaluation.task:
+        task, key = recipe.evaluation.task, "evaluation.task.max_ungradable"
     folder = cache_dir if cache_dir is not None else Path.home() / ".cache" / "cib-rl" / "golds"
     reports = []
     for reward in suite.rewards:
@@ -69,8 +78,10 @@ def check_recipe_golds(
         if grade is not None:
             version = getattr(reward.target, "grader_version", None)
             keep = folder if version is not None else None
-            allowed = recipe.task.max_ungradable
-            reports.append(check_golds(rows, grade, allowed_share=allowed, cache_dir=keep, version=str(version)))
+            allowed = task.max_ungradable
+            reports.append(
+                check_golds(rows, grade, allowed_share=allowed, cache_dir=keep, version=str(version), key=key)
+            )
     return reports
 
 
@@ -81,6 +92,7 @@ def check_golds(
     allowed_share: float,
     cache_dir: Path | None,
     version: str = "",
+    key: str = "task.max_ungradable",
 ) -> Report:
     """Grade the gold answer of every row against itself.
 
@@ -90,6 +102,7 @@ def check_golds(
         allowed_share: share of the rows (0 to 1) that may fail.
         cache_dir: where results are kept, by hash of rows and `version`; None keeps nothing.
         version: what grades, and in which version.
+        key: where the share is set, for the message.
 
     Raises:
         UserError: more rows than allowed do not grade as right; lists the first ones.
@@ -105,7 +118,7 @@ def check_golds(
     if report.share > allowed_share:
         raise UserError(
             f"{report}\nRepair these rows, choose another reward, or allow this share with "
-            f"task.max_ungradable: {_round_up(report.share)}"
+            f"{key}: {_round_up(report.share)}"
         )
     return report
 

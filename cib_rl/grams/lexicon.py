@@ -13,6 +13,8 @@ from cib_rl.errors import UserError
 from cib_rl.grams.match import words
 
 VERSION = 1
+SHIPPED = "shipped"
+_SHIPPED_FILE = Path(__file__).parents[1] / "data" / "grams" / "general.json"
 
 
 class Gram(BaseModel):
@@ -36,7 +38,8 @@ def load_grams(grams: str | Path | Sequence[str], base_dir: Path = Path()) -> li
 
     Args:
         grams: the phrases themselves, or a file: JSON (`{"version": 1, "grams": [{"gram": "let's try"}, …]}`), or text
-            with one phrase per line, where lines that start with # are comments.
+            with one phrase per line, where lines that start with # are comments; `shipped`: the package's own list of
+            general planning phrases.
         base_dir: relative paths start here.
 
     Raises:
@@ -45,16 +48,21 @@ def load_grams(grams: str | Path | Sequence[str], base_dir: Path = Path()) -> li
     """
     if not isinstance(grams, str | Path):
         return _checked([(f"entry {number}", gram) for number, gram in enumerate(grams)], "grams")
-    file = base_dir / Path(grams).expanduser()
+    file = _file(grams, base_dir)
     if file.suffix == ".json":
         return _checked([(f"entry {n}", entry.gram) for n, entry in enumerate(read_grams(file).grams)], str(file))
     lines = [(f"line {n}", line.strip()) for n, line in enumerate(_text(file).splitlines(), start=1)]
     return _checked([(where, line) for where, line in lines if line and not line.startswith("#")], str(file))
 
 
-def read_grams(file: Path) -> GramFile:
-    """A JSON file of grams, with all that it says of them. Raises UserError as `load_grams` does."""
-    return _parsed(_text(file), file)
+def read_grams(file: str | Path) -> GramFile:
+    """A JSON file of grams (or `shipped`), with all that it says of them. Raises UserError as `load_grams` does."""
+    path = _file(file)
+    return _parsed(_text(path), path)
+
+
+def _file(grams: str | Path, base_dir: Path = Path()) -> Path:
+    return _SHIPPED_FILE if str(grams) == SHIPPED else base_dir / Path(grams).expanduser()
 
 
 def _text(file: Path) -> str:
@@ -67,6 +75,8 @@ def _text(file: Path) -> str:
 
 
 def _parsed(text: str, file: Path) -> GramFile:
+    if not text.strip():
+        raise UserError(f"grams: {file} is empty")
     try:
         content = json.loads(text)
     except ValueError as error:

@@ -58,9 +58,9 @@ class GramMatcher:
         return found
 
 
-def words(text: str) -> Iterator[tuple[str, int, int]]:
-    """(the word as it is compared, start, end) for each word of the text."""
-    for match in _WORD.finditer(text):
+def words(text: str, start: int = 0) -> Iterator[tuple[str, int, int]]:
+    """(the word as it is compared, start, end) for each word of the text, from character `start` on."""
+    for match in _WORD.finditer(text, start):
         yield _compared(match.group()), match.start(), match.end()
 
 

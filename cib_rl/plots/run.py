@@ -11,6 +11,7 @@ import numpy as np
 
 from cib_rl.errors import UserError
 from cib_rl.plots import style
+from cib_rl.plots.planning import has_planning, plot_planning
 from cib_rl.plots.style import BLUE, GREY, RED
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ _PANELS: tuple[tuple[str, str, str, float, str | None, bool], ...] = (
     ("reward/outcome", "Outcome reward", "mean per answer", 1, None, False),
     ("reward/shaping", "Shaping reward", "mean per answer", 1, None, False),
     ("budget/price", "Price of an answer like the first", "reward", 1, None, True),
+    ("critic/explained_variance", "Explained variance of the critic", "share", 1, None, False),
+    ("critic/loss", "Value loss", "per token", 1, None, True),
+    ("kl_reward", "KL to the reference, in the reward", "nats per token", 1, None, False),
+    ("kl_old_new", "KL of the updates of a window", "nats per token", 1, None, True),
     ("ratio/kl_engine_trainer", "Engine against trainer", "KL (nats per token)", 1, None, False),
     ("grad_norm", "Gradient norm", "norm before clipping", 1, None, True),
 )
@@ -39,11 +44,15 @@ _PANELS: tuple[tuple[str, str, str, float, str | None, bool], ...] = (
 def plot_run(folder: str | Path) -> list[Path]:
     """Draw everything a run folder holds into its `plots/`; returns the files made.
 
-    training.png always; tokens.png and waste.png when there are two evaluations, of which the first and last are taken.
+    training.png always; planning.png where grams were measured; tokens.png and waste.png when there are two
+    evaluations, of which the first and last are taken.
     Raises UserError when the folder has no metrics.
     """
     folder = Path(folder)
     made = [plot_training(folder, folder / "plots" / "training.png")]
+    rows = _metrics(folder)
+    if has_planning(rows):
+        made.append(plot_planning(rows, folder / "plots" / "planning.png"))
     evaluations = sorted(path for path in (folder / "evaluations").glob("step-*") if (path / "result.json").is_file())
     if len(evaluations) >= 2:
         from cib_rl.evals.result_io import load_result
@@ -55,6 +64,13 @@ def plot_run(folder: str | Path) -> list[Path]:
     return made
 
 
+def _metrics(folder: str | Path) -> list[dict[str, Any]]:
+    file = Path(folder) / "metrics.jsonl"
+    if not file.is_file():
+        raise UserError(f"{folder}: nothing to plot (no metrics.jsonl)")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def plot_training(folder: str | Path, path: str | Path) -> Path:
     """Training curves from metrics.jsonl: each step faint, their running mean strong with a band of one standard
     deviation of the steps around it, held-out evaluations as points with their 95% interval.
@@ -63,15 +79,12 @@ def plot_training(folder: str | Path, path: str | Path) -> Path:
     """
     from matplotlib.ticker import MaxNLocator
 
-    file = Path(folder) / "metrics.jsonl"
-    if not file.is_file():
-        raise UserError(f"{folder}: nothing to plot (no metrics.jsonl)")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = _metrics(folder)
     found = {p: sum(row.get(p[0]) is not None for row in rows) for p in _PANELS}
     # What is measured only now and then makes a curve once there are two points, unless the run has no more steps.
     panels = [p for p in _PANELS if found[p] >= min(2, max(found.values())) and found[p] > 0]
     if not panels:
-        raise UserError(f"{file}: nothing to plot (no step has been logged)")
+        raise UserError(f"{folder}: nothing to plot (no step has been logged)")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = style.new_figure(lines, columns, width=4.1 * columns, height=2.9 * lines)

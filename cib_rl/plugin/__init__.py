@@ -19,6 +19,7 @@ from cib_rl.plugin.contract import (
 from cib_rl.plugin.groups import by_group, success
 from cib_rl.plugin.registry import RewardDescription, describe_rewards, find_reward
 from cib_rl.plugin.suite import RewardSuite
+from cib_rl.plugin.turns import turn_rewards
 
 __all__ = [
     "Failed",
@@ -39,4 +40,5 @@ __all__ = [
     "number_in",
     "reward",
     "success",
+    "turn_rewards",
 ]

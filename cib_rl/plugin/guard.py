@@ -21,8 +21,8 @@ class Guard:
         self._before = [_parts(t, tracks) for t, tracks in zip(trajectories, self._tracks, strict=True)]
 
     def check(self, who: str) -> None:
-        """Make floats of the diagnostics. Raises PluginError, blaming `who`, when one is no number, or anything else has
-        changed."""
+        """Make floats of the diagnostics. Raises PluginError, blaming `who`, when one is no number, or something that
+        may not be changed has been."""
         for trajectory, tracks, before in zip(self._trajectories, self._tracks, self._before, strict=True):
             changed = [name for name, value in _parts(trajectory, tracks).items() if value != before[name]]
             if changed:
@@ -40,8 +40,8 @@ def _number(name: str, value: object, trajectory: Trajectory, who: str) -> float
     if isinstance(number, Real | np.bool_):
         return float(number)
     raise PluginError(
-        f"reward {who} attached the diagnostic {name!r} = {value!r} to a trajectory (row {trajectory.task.get('id')!r}): "
-        "diagnostics are numbers"
+        f"reward {who} attached the diagnostic {name!r} = {value!r} to a trajectory (row "
+        f"{trajectory.task.get('id')!r}): diagnostics are numbers"
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from cib_rl.plugin.contract import Kind, PluginError, RewardInfo
+from cib_rl.plugin.registry import find_reward
 from cib_rl.recipe import RewardSection, SuccessSection
 
 
@@ -57,6 +59,7 @@ def role_of(section: RewardSection, plugin: Any) -> Role:
             f"reward {section.name!r} asks which completions are successes, which the outcome rewards decide: it "
             "cannot be one itself; take `kind: outcome` out of its section"
         )
+    track = section.kwargs.get("track", _default(plugin, "track"))
     return Role(
         name,
         section.label or name,
@@ -65,7 +68,7 @@ def role_of(section: RewardSection, plugin: Any) -> Role:
         needs_success,
         declared is not None and declared.replaces_outcome,
         None if set(section.weight_schedule or ()) - {0} else section.weight * (section.weight_schedule or {0: 1.0})[0],
-        section.kwargs.get("track", _default(plugin, "track")),
+        track if isinstance(track, str) else None,
     )
 
 
@@ -75,6 +78,11 @@ def _default(plugin: Any, keyword: str) -> Any:
     except (KeyError, TypeError, ValueError):  # it has no such keyword, or does not say
         return None
     return None if default is Parameter.empty else default
+
+
+def roles_of(sections: Sequence[RewardSection], base_dir: Path) -> list[Role]:
+    """The role of each reward of a recipe. Raises PluginError when one is not found, and what `role_of` does."""
+    return [role_of(section, find_reward(section.name, base_dir)) for section in sections]
 
 
 def check_roles(roles: Sequence[Role], success: SuccessSection, *, judged: bool = False) -> list[str]:
@@ -129,6 +137,6 @@ def _require_whole_outcome(role: Role, outcomes: Sequence[Role], success: Succes
         )
     if deciding[0].weight != 1.0:
         raise PluginError(
-            f"reward {role.label!r} takes 1[success] away, so the outcome {deciding[0].label!r} must add it with weight "
-            "1 (and no weight_schedule); weigh the other rewards against that"
+            f"reward {role.label!r} takes 1[success] away, so the outcome {deciding[0].label!r} must add it with "
+            "weight 1 (and no weight_schedule); weigh the other rewards against that"
         )

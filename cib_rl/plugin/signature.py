@@ -7,7 +7,7 @@ import difflib
 import inspect
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
@@ -58,6 +58,30 @@ def show(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     shown = [str(p) for p in parameters.values() if p.name != "context"]
     shown = [re.sub(r"(?<=: )(['\"])(.*?)\1", r"\2", text, count=1) for text in shown]
     return f"{name}({', '.join(shown)})"
+
+
+def check_call(name: str, target: Any, arguments: Sequence[str]) -> None:
+    """That `target` can be called with `arguments`, told by their places: a function, or the instances of a class.
+
+    Raises:
+        PluginError: it cannot be; names the signature that is expected and the one it has.
+    """
+    called, shown, wanted = target, getattr(target, "__name__", name), ", ".join(arguments)
+    if inspect.isclass(target):
+        if "__call__" not in dir(target):
+            raise PluginError(f"reward {name!r}: the class {shown} has no __call__(self, {wanted})")
+        method = inspect.getattr_static(target, "__call__")
+        called = method.__get__(object(), target) if hasattr(method, "__get__") else method
+        shown += ".__call__"
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # some functions written in C do not say
+        return
+    try:
+        # A function's other parameters are keywords of the recipe; a class has had its own in __init__.
+        (signature.bind if inspect.isclass(target) else signature.bind_partial)(*arguments)
+    except TypeError:
+        raise PluginError(f"reward {name!r} is called as ({wanted}), which {shown}{signature} does not take") from None
 
 
 def check_keywords(

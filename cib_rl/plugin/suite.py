@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.contract import PluginError, RewardContext, Scores
 from cib_rl.plugin.guard import Guard
 from cib_rl.plugin.isolate import call_isolated, call_isolated_async
-from cib_rl.plugin.registry import find_reward
 from cib_rl.plugin.results import Result
-from cib_rl.plugin.roles import check_roles, role_of
+from cib_rl.plugin.roles import check_roles, roles_of
 from cib_rl.plugin.scores import Tally, stop_on_failures
 from cib_rl.plugin.waiting import told_while_waiting
 from cib_rl.recipe import RewardSection, SuccessSection
@@ -52,7 +51,7 @@ class RewardSuite:
     ) -> None:
         self.context = context
         self.success = success or SuccessSection()
-        roles = [role_of(section, find_reward(section.name, Path(context.base_dir))) for section in sections]
+        roles = roles_of(sections, Path(context.base_dir))
         check_roles(roles, self.success, judged=judged)  # before a reward loads its model
         self.rewards = [BoundReward(section, context) for section in sections]
         self._loop = BackgroundLoop()
@@ -66,6 +65,15 @@ class RewardSuite:
     def step(self) -> int:
         """The training step that weights are taken at; 0 outside training."""
         return int(getattr(self.context.trainer_state, "global_step", 0))
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let each reward refuse the task's rows, training's or evaluation's, before any is played.
+
+        Raises:
+            UserError: a reward lacks something in them, such as a column; names the reward.
+        """
+        for r in self.rewards:
+            r.check_rows(rows)
 
     def score(self, trajectories: list[Trajectory], *, stop: bool = True) -> Scores:
         """Score trajectories; also writes unweighted values to `trajectory.rewards` and failures to `.errors`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from cib_rl.trajectory import Trajectory
 
 # Columns of the task row that TRL does not pass on either.
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
+_FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 _POSITIONAL = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -60,6 +61,7 @@ class TrlStyle:
     def __init__(self, name: str, function: Any, keywords: Mapping[str, Any], context: RewardContext) -> None:
         self.name, self.function, self.keywords, self.context = name, function, dict(keywords), context
         self.logged = Logged()
+        self.known: dict[str, None] = {}  # columns of the rows checked so far: a window may be of rows without one
         parameters = inspect.signature(function).parameters
         self.takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         self.accepted = set(parameters)
@@ -74,6 +76,20 @@ class TrlStyle:
             shown = f"{getattr(function, '__name__', name)}{inspect.signature(function)}"
             raise PluginError(f"reward {name!r} has no keyword {unknown[0]!r}; its signature is {shown}")
 
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError when the function requires a column that no row has."""
+        columns = _columns(rows)
+        self._require(columns)
+        self.known |= columns
+
+    def _require(self, columns: Iterable[str]) -> None:
+        missing = [key for key in self.required if key not in {*columns, *self.keywords, *_FROM_TRL}]
+        if missing:
+            raise PluginError(
+                f"reward {self.name!r} needs {missing[0]!r}, but the task rows have only {', '.join(columns)}; map a "
+                f"column (task.columns: {{{missing[0]}: NAME}}) or give it as a keyword of the reward"
+            )
+
     def __call__(self, trajectories: list[Trajectory]) -> Any:
         fresh: set[str] = set()
 
@@ -87,7 +103,9 @@ class TrlStyle:
         def log_metric(name: str, value: float) -> None:
             self.logged.metrics.setdefault(name, []).append(float(value))
 
-        columns = {key: [t.task.get(key) for t in trajectories] for key in _columns(trajectories)}
+        names = self.known | _columns(t.task for t in trajectories)
+        self._require(names)
+        columns = {key: [t.task.get(key) for t in trajectories] for key in names}
         given = (
             columns
             | {
@@ -102,12 +120,6 @@ class TrlStyle:
                 "completion_ids": [t.policy_ids for t in trajectories],
             }
         )
-        missing = [key for key in self.required if key not in given]
-        if missing:
-            raise PluginError(
-                f"reward {self.name!r} needs {missing[0]!r}, but the task rows have only {', '.join(columns)}; map a "
-                f"column (task.columns: {{{missing[0]}: NAME}}) or give it as a keyword of the reward"
-            )
         return self.function(**{k: v for k, v in given.items() if self.takes_all or k in self.accepted})
 
     def _completion(self, trajectory: Trajectory) -> str | list[dict[str, str]]:
@@ -124,6 +136,6 @@ def _at_start() -> Any:
     return TrainerState()
 
 
-def _columns(trajectories: list[Trajectory]) -> list[str]:
-    seen = dict.fromkeys(key for t in trajectories for key in t.task)
-    return [key for key in seen if key not in _NOT_COLUMNS]
+def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, None]:
+    """The columns of the rows, each once and in their order."""
+    return dict.fromkeys(key for row in rows for key in row if key not in _NOT_COLUMNS)

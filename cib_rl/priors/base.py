@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,12 @@ class Prior(ABC):
     """
 
     columns: tuple[str, ...] = ()
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError for a task row without a number in one of `columns`. Called once, before training."""
+        for row in rows:
+            for column in self.columns:
+                number_in(row, column, who="the prior")
 
     @abstractmethod
     def surprisal(self, requests: Sequence[PriorRequest]) -> list[FloatArray]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from cib_rl.plugin import PluginError, RewardContext, column_of
+from cib_rl.plugin import PluginError, RewardContext, column_of, number_in
 from cib_rl.priors.base import FloatArray, Prior, PriorRequest
 
 
@@ -27,6 +28,12 @@ class LaplacePrior(Prior):
             self.columns = (column_of(target, who="prior laplace"),)
         else:
             self.target = _checked(target)
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PluginError for a task row whose target is no number of tokens."""
+        for row in rows:
+            for column in self.columns:
+                number_in(row, column, who="prior laplace", least=0)
 
     def surprisal(self, requests: Sequence[PriorRequest]) -> list[FloatArray]:
         results = []

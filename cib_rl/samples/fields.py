@@ -48,8 +48,8 @@ def read_completions(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[l
     """All completions of the rows, and which column each field was taken from.
 
     A row holds one completion or a list of them. Where there is only a conversation (`messages`), the assistant's last
-    message is the completion; what comes before it is the prompt, unless a column holds that. Completions belong together that have the same `group`, or, where
-    there is no such column, the same prompt.
+    message is the completion; what comes before it is the prompt, unless a column holds that. Completions belong
+    together that have the same `group`, or, where there is no such column, the same prompt.
 
     Args:
         columns: field (prompt, completion, answer, group, id, or any the rewards ask for) -> column; `a.b` is the key b

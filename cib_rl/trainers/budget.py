@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cib_rl.errors import UserError
 from cib_rl.plugin.bound import BoundReward
+from cib_rl.plugin.roles import Role
 from cib_rl.recipe import BudgetSection
 from cib_rl.trainers.collect import Window
 
@@ -17,6 +18,8 @@ _PATIENCE = 10  # windows with the price at a bound, and no progress, before a w
 _MET, _PROGRESS = 0.05, 0.01  # of the tokens at the start: near enough to the budget; nearer than before
 
 Row = tuple[int, int, float]  # group, policy tokens, unweighted value of the steered reward
+
+Reward = TypeVar("Reward", BoundReward, Role)
 
 
 class Budget:
@@ -45,7 +48,7 @@ class Budget:
 
     def __init__(self, section: BudgetSection, rewards: Sequence[BoundReward]) -> None:
         self.section = section
-        self.reward = _steered(section, rewards)
+        self.reward = steered(section, rewards)
         self.reward.weight = 0.0
         self.start: float | None = None
         self.smoothed: float | None = None
@@ -118,9 +121,9 @@ class Budget:
         self._warned = True
         bound, mend = ("max_price", "raise it") if self._errors[-1] > 0 else ("min_price", "lower it: below 0 it pays")
         return (
-            f"budget: the price has been at {bound} ({getattr(self.section, bound):g}) for {_PATIENCE} windows, and the "
-            f"tokens stay at {self.smoothed:.4g} (budget {self.target:.4g}): it may not be reachable. Ask for another "
-            f"budget, or {mend} (budget.{bound})"
+            f"budget: the price has been at {bound} ({getattr(self.section, bound):g}) for {_PATIENCE} windows, and "
+            f"the tokens stay at {self.smoothed:.4g} (budget {self.target:.4g}): it may not be reachable. Ask for "
+            f"another budget, or {mend} (budget.{bound})"
         )
 
     def _cost(self, rows: Sequence[Row]) -> float | None:
@@ -161,7 +164,8 @@ class Budget:
             setattr(self, name, state[name])
 
 
-def _steered(section: BudgetSection, rewards: Sequence[BoundReward]) -> BoundReward:
+def steered(section: BudgetSection, rewards: Sequence[Reward]) -> Reward:
+    """The reward whose weight the budget moves. Raises UserError when none or several can be meant."""
     shaping = [r for r in rewards if r.kind == "shaping"]
     named = [r for r in shaping if section.reward in (None, r.label)]
     if len(named) != 1:

@@ -160,7 +160,7 @@ class Critic:
             self.scheduler.load_state_dict(state["schedule"])
             return
         load_weights(self.model, folder)
-        state = torch.load(folder / LEARNER, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(folder / LEARNER, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging
 
 from cib_rl.errors import UserError
 from cib_rl.models import resolve_model
@@ -31,9 +34,10 @@ def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> 
     try:
         config = AutoConfig.from_pretrained(reference, num_labels=1)
         config.classifier_dropout = 0.0
-        model, found = AutoModelForTokenClassification.from_pretrained(
-            reference, config=config, dtype=dtype, output_loading_info=True
-        )
+        with _without_load_report():
+            model, found = AutoModelForTokenClassification.from_pretrained(
+                reference, config=config, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"critic.model: cannot load {reference!r} as a token classifier: {error}") from error
     head = [name for name in found["missing_keys"] if name.startswith(("score", "classifier"))]
@@ -61,6 +65,17 @@ def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> 
                 task_type="TOKEN_CLS",
             ),
         )
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """transformers warns of a head that is not in the folder: here that is the rule."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def check_vocabulary(reference: str, tokenizer: Any) -> None:

@@ -127,11 +127,6 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
         self._micro = {**take(batch, rows[index]), "num_items_in_batch": window["items"]}
         return self._micro
 
-    @property
-    def _window(self) -> dict[str, Any]:
-        """The window that is trained on, as it stands in a checkpoint."""
-        return self._buffered_inputs
-
     def _make_window(self) -> dict[str, Any]:
         """Draw, play, score, filter, old and reference log-probabilities, credit: one window, in order."""
         section = self.recipe.trainer
@@ -153,9 +148,13 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
         scored = time.perf_counter()
         importance_BT = self._add_logps(batch)
         window.seconds["logps"] = time.perf_counter() - scored
+        if "entropy" in self.credit.needs:
+            entropies = unpad_tokens(batch.pop("entropies"), window.trajectories)
+            for trajectory, entropy_T in zip(window.trajectories, entropies, strict=True):
+                trajectory.set_track("entropy", entropy_T.tolist())
         advantages = self._credit(window, window.scores, batch)
         batch["advantages"] = pad_tokens(advantages, window.trajectories, batch) * importance_BT
-        metrics = window_metrics(window, gather_object)
+        metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
         self._note_warnings(window, metrics)
         if self.budget is not None:
             metrics |= self.budget.observe(metrics, gather_object(self.budget.rows(window)))
@@ -223,17 +222,20 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
         return self.recipe.trainer.steps_per_window * self.recipe.trainer.num_iterations > 1
 
     def _add_logps(self, batch: Batch) -> torch.Tensor:
-        """Add old and reference log-probabilities where loss or reward need them; check the gap between engine and
-        trainer at the first window and every N steps. Returns the importance weights (B, T), 1 without correction."""
+        """Add old and reference log-probabilities where loss or reward need them, and the policy's `entropies`
+        (nats, at the sampling temperature) where credit does; check the gap between engine and trainer at the first
+        window and every N steps. Returns the importance weights (B, T), 1 without correction."""
         section = self.recipe.trainer
         correct = section.importance.applies_to(self.recipe.engine.name)
         kl_in_reward = section.kl_in == "reward"
-        check = self._gap_is_due()
+        check, entropies = self._gap_is_due(), "entropy" in self.credit.needs
         weights_BT = torch.ones_like(batch["engine_logps"])
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if correct or self._several_updates or kl_in_reward or check:
-                old_BT = self._score(self.model, batch)
+            if correct or self._several_updates or kl_in_reward or check or entropies:
+                old_BT, entropies_BT = self._logps_and_entropies(self.model, batch, compute_entropy=entropies)
                 batch["old_per_token_logps"] = old_BT
+                if entropies_BT is not None:
+                    batch["entropies"] = entropies_BT
                 found_BT, stats = importance_weights(
                     old_BT,
                     batch["engine_logps"],
@@ -289,13 +291,20 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, TRLTrainer):
 
     def _score(self, model: Any, batch: Batch) -> torch.Tensor:
         """Log-probabilities (B, T) of the whole window under `model`."""
-        logps_BT, _, _ = self._get_per_token_logps_and_entropies(
+        return self._logps_and_entropies(model, batch)[0]
+
+    def _logps_and_entropies(
+        self, model: Any, batch: Batch, compute_entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and, on request, entropies of the whole window under `model`, both (B, T)."""
+        logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
             batch["completion_ids"].size(1),
+            compute_entropy=compute_entropy,
         )
-        return logps_BT
+        return logps_BT, entropies_BT
 
     def _reduce(self, sums: np.ndarray) -> np.ndarray:
         return np.sum(gather_object([sums]), axis=0)

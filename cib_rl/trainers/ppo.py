@@ -6,6 +6,7 @@ returns of them, and in every micro-batch the critic learns the returns after th
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class PPOTrainer(GRPOTrainer):
     """See the module's docstring. `critic_model`: from `load_critic`; None for a head on the policy's backbone."""
 
     critic: Critic | HeadOnPolicy
+    _critic_seconds = 0.0  # of this optimizer step so far
 
     def __init__(self, *, critic_model: Any, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -62,7 +64,9 @@ class PPOTrainer(GRPOTrainer):
         scores = replace(scores, valid=window.in_loss.copy())
         kept = np.repeat(window.in_loss, [len(t.segments) for t in trajectories])
         batch["tool_mask"][: len(kept)] *= torch.from_numpy(kept[:, None]).to(batch["tool_mask"])
+        started = time.perf_counter()
         values_BT1 = self.critic.values(batch)
+        window.seconds["values"] = time.perf_counter() - started
         self._attach(values_BT1, window, batch)
         advantages = super()._credit(window, scores, batch)
         returns = [np.asarray(t.tracks["return"]) for t in trajectories]
@@ -95,13 +99,17 @@ class PPOTrainer(GRPOTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
+        started = time.perf_counter()
         value = self.critic.learn(
             self._micro, last=self.accelerator.sync_gradients, scale=self._token_mean_scale, **self._values_of_pass()
         )
+        self._critic_seconds += time.perf_counter() - started
         tokens = max(value.tokens, 1.0)
         self._log(loss=float(value.total.detach()) / tokens, clip_share=value.clipped / tokens)
-        if value.grad_norm is not None:
-            self._log(grad_norm=value.grad_norm)
+        if value.grad_norm is not None:  # the last of an optimizer step
+            self._log(grad_norm=value.grad_norm, learning_rate=self.critic.scheduler.get_last_lr()[0])
+            self._metrics["train"]["seconds/critic"].append(self._critic_seconds)
+            self._critic_seconds = 0.0
         return loss
 
     def _of_this_pass(self) -> tuple[torch.Tensor, ...]:

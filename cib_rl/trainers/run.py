@@ -20,19 +20,18 @@ from trl import GRPOConfig
 from cib_rl.credit.assign import Credit
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.factory import make_engine
-from cib_rl.environments.base import encode_prompt, make_environment
+from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
-from cib_rl.evals.scoring import require_outcome
-from cib_rl.grading.selfcheck import check_recipe_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
 from cib_rl.run_folder import RunFolder, require_folder, require_free
-from cib_rl.tasks import Row, TaskStream, load_rows
+from cib_rl.tasks import TaskStream, load_rows
 from cib_rl.trackers import trackers
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
@@ -107,6 +106,7 @@ def prepare(
         resolve_model(recipe.tokenizer, base_dir, "tokenizer") if recipe.tokenizer else reference
     )
     rows = load_rows(recipe.task, base_dir)
+    held_out = evaluation_rows(recipe, base_dir) if recipe.evaluation else []
     context = RewardContext(
         tokenizer=tokenizer,
         device=state.device,
@@ -117,7 +117,9 @@ def prepare(
     )
     environment = make_environment(recipe.environment, tokenizer)
     credit = Credit(recipe.credit, context)
-    _check_before_loading(recipe, base_dir, rows, tokenizer)
+    check_budget(recipe, check_outcomes(recipe, base_dir))
+    check_prompts(recipe, rows, tokenizer)
+    check_prompts(recipe, held_out, tokenizer, evaluation=True)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
     elif state.is_main_process:
@@ -128,9 +130,8 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
-        if recipe.evaluation:
-            require_outcome(suite.rewards)  # not after the training
-        reports = check_recipe_golds(recipe, rows, suite)
+        reports = check_rows(recipe, rows, suite)
+        check_rows(recipe, held_out, suite, evaluation=True)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
         ungradable = {bad.index for report in reports for bad in report.ungradable}
         rows = [row for index, row in enumerate(rows) if index not in ungradable]
@@ -179,16 +180,6 @@ def prepare(
             engine.close()
         suite.close()
         merged.close()
-
-
-def _check_before_loading(recipe: Recipe, base_dir: Path, rows: Sequence[Row], tokenizer: Any) -> None:
-    """What can be wrong with prompts and held-out rows shows before a model is loaded. Raises UserError."""
-    if recipe.environment.name == "single_turn":
-        # One prompt of each kind: enough to see that a chat template is missing.
-        for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
-            encode_prompt(row["prompt"], recipe.environment, tokenizer)
-    if recipe.evaluation:
-        evaluation_rows(recipe, base_dir)
 
 
 def _open_folder(

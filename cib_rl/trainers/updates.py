@@ -14,9 +14,9 @@ class UpdatesMixin:
     """Overrides of TRL's step, for a trainer with `recipe` and `_micro`, the micro-batch at hand.
 
     An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
-    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window. DeepSpeed steps inside of backward,
-    so a skipped step is made all the same: with a loss of 0, and at a learning rate of 0, because Adam's momentum and
-    weight decay would move the weights without any gradient.
+    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window.
+    DeepSpeed steps inside of backward, so a skipped step is made all the same: with a loss of 0, and at a learning rate
+    of 0, because Adam's momentum and weight decay would move the weights without any gradient.
 
     A micro-batch whose loss is not finite on some process is left out on all of them (`nonfinite_losses` is logged).
     """
@@ -25,12 +25,17 @@ class UpdatesMixin:
     accelerator: Any
     model: Any
     _micro: dict[str, Any]  # rows of the window
-    _window: dict[str, Any]  # what is trained on, and whether it is used up ("stopped")
     _skipping = False
     _first_of_step = True
     _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
     _fresh_logps_BT: torch.Tensor | None = None
+
+    @property
+    def _window(self) -> dict[str, Any]:
+        """The window that is trained on, as it stands in a checkpoint; `stopped`: its updates are over."""
+        window: dict[str, Any] = self._buffered_inputs  # type: ignore[attr-defined]
+        return window
 
     def _policy_waits(self) -> bool:
         return False

@@ -103,7 +103,7 @@ class HeadOnPolicy:
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        state = torch.load(folder / LEARNER, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(folder / LEARNER, map_location="cpu", weights_only=True)
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])

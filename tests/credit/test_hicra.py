@@ -102,14 +102,20 @@ def test_grams_that_never_match_are_warned_about_once(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             credit.assign(rows, scores)
-    assert caplog.text.count("none of the 1 grams was found in the first 2 completions") == 1
+    tokens = sum(t.num_tokens for t in rows)
+    said = f"0 of the 1 grams were found, in 0 of the first 2 completions (0 of {tokens} tokens, 0%)"
+    assert caplog.text.count(said) == 1
 
 
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
         ({}, "needs the keyword 'grams'"),
-        ({"grams": "nowhere.json"}, "cannot read"),
+        ({"tokens": "grams"}, "needs the keyword 'grams'"),
+        ({"grams": "nowhere.json"}, r"credit\[1\]: grams: cannot read .*nowhere.json"),
+        ({"tokens": "entropy"}, "grams.*high_entropy"),
+        ({"tokens": "high_entropy", "share": 0}, "greater than 0"),
+        ({"grams": ["wait"], "follow_ngram": 3, "follow_window": 2}, "follow_window 2 is below follow_ngram 3"),
         ({"grams": ["wait"], "alpha": 1.5}, "alpha must be within 0 and 1, not 1.5"),
         ({"grams": ["wait"], "alpha": -0.1}, "alpha must be within 0 and 1"),
         ({"grams": ["wait"], "gamma": 1}, "no keyword 'gamma'"),

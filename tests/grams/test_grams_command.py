@@ -78,3 +78,33 @@ def test_bad_options_change_nothing(graded, tmp_path, arguments, says):
     assert result.exit_code != 0
     assert says in " ".join(result.output.split())
     assert not out.exists() or out.read_text() == "mine"
+
+
+def test_a_placebo_is_drawn_beside_the_grams_and_the_file_says_how(graded, tmp_path):
+    (tmp_path / "g.txt").write_text("let me check\nnever said\n")
+    out = tmp_path / "p.json"
+    result = run("placebo", "--like", tmp_path / "g.txt", "--from", graded, "--column", "completion", "--out", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    (entry,) = content["grams"]
+    assert entry["gram"] in ("all of it", "of it fails") and entry["like"] == "let me check"
+    assert content["settings"]["placebo_of"] == "g.txt" and content["settings"]["without_partner"] == 1
+    assert "1 placebo grams" in result.output
+    again = run("placebo", "--like", tmp_path / "g.txt", "--from", graded, "--column", "completion", "--out", out)
+    assert again.exit_code != 0 and "nothing is overwritten" in " ".join(again.output.split())
+
+
+def test_the_shipped_grams_are_shown_by_name():
+    result = run("show", "shipped")
+    assert result.exit_code == 0, result.output
+    assert all(kind in result.output for kind in ("deduction", "branching", "backtracking", "verification"))
+
+
+def test_hits_counts_solutions_words_and_grams(tmp_path):
+    """Words are 6 with the full stop, and 3: `let me check` covers 3 + 3 of 9."""
+    (tmp_path / "s.txt").write_text("Let me check that now.\n\nlet me check\n\n")
+    (tmp_path / "g.txt").write_text("let me check\nwait\n")
+    result = run("hits", tmp_path / "g.txt", "--from", tmp_path / "s.txt")
+    assert result.exit_code == 0, result.output
+    assert "2  let me check" in result.output
+    assert "1 of 2 grams found; in 2 of 2 solutions (100.0%), on 66.67% of 9 words" in result.output

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from cib_rl.errors import UserError
-from cib_rl.grams import load_grams
+from cib_rl.grams import GramMatcher, load_grams
+from cib_rl.grams.lexicon import read_grams
+from cib_rl.grams.match import words
 
 
 def test_json_text_and_a_list_give_the_same_phrases_each_once(tmp_path):
@@ -20,6 +22,7 @@ def test_json_text_and_a_list_give_the_same_phrases_each_once(tmp_path):
     ("name", "content", "says"),
     [
         ("none.json", None, "cannot read"),
+        ("g.json", "", "is empty"),
         ("g.json", "{", "is not JSON"),
         ("g.json", '{"version": 2, "grams": []}', "version 2; this cib-rl reads version 1"),
         ("g.json", '{"grams": []}', "version: Field required"),
@@ -43,3 +46,17 @@ def test_a_bad_file_is_refused_by_name_and_place(tmp_path, name, content, says):
 def test_an_empty_list_is_refused():
     with pytest.raises(UserError, match="no gram"):
         load_grams([])
+
+
+def test_the_shipped_grams_are_phrases_of_2_to_6_words_that_are_found(tmp_path):
+    content = read_grams("shipped")
+    grams = load_grams("shipped", tmp_path)
+    assert grams == [entry.gram for entry in content.grams] and 80 <= len(grams) <= 150
+    assert all(2 <= len(list(words(gram))) <= 6 for gram in grams)
+    assert {entry.model_dump()["cluster"] for entry in content.grams} == {
+        "deduction", "branching", "backtracking", "verification",
+    }  # fmt: skip
+    matcher = GramMatcher(grams)
+    for number, gram in enumerate(grams):
+        # Nothing longer or earlier hides it, and it is written only once.
+        assert [match.gram for match in matcher.find(f"x. {gram.capitalize()}. x")] == [number]

@@ -167,7 +167,8 @@ def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
 @pytest.mark.parametrize("value", ["'text'", "None", "[1.0]"])
 def test_a_diagnostic_that_is_no_number_is_named_with_its_reward(suite, plugin, how, value):
     plugin(
-        f'@reward("f", kind="outcome")\n{how} f(ts):\n    ts[0].diagnostics["x"] = {value}\n    return [0.0] * len(ts)\n'
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    ts[0].diagnostics["x"] = {value}\n'
+        "    return [0.0] * len(ts)\n"
     )
     message = rf"reward 'f' attached the diagnostic 'x' = {re.escape(value)} to a trajectory \(row 'a'\)"
     with pytest.raises(PluginError, match=message):
@@ -332,12 +333,12 @@ def test_with_an_outcome_of_0_and_1_the_sum_is_the_papers_reward(plugin, tmp_pat
 
 def test_two_rewards_that_write_one_track_are_refused(plugin, tmp_path):
     plugin(
-        '@reward("cost", kind="shaping")\nclass Cost:\n    def __init__(self, track: str = "cost"): self.track = track\n'
+        '@reward("cost", kind="shaping")\nclass Cost:\n    def __init__(self, track="cost"): self.track = track\n'
         "    def __call__(self, ts):\n        for t in ts: t.set_track(self.track, [0.0] * len(t.completion_ids))\n"
         "        return [0.0] * len(ts)\n"
     )
     one, other = {"name": "mine.py:cost"}, {"name": "mine.py:cost", "label": "control"}
-    with pytest.raises(PluginError, match="'cost' and 'control' both attach the track 'cost'.*track: control_track"):
+    with pytest.raises(PluginError, match=r"'cost' and 'control' both attach the track 'cost'.*track: control_track"):
         scored(tmp_path, [one, other], {}, [row()])
     rows = [row()]
     scored(tmp_path, [one, other | {"track": "control_track"}], {}, rows)

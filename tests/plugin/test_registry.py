@@ -145,6 +145,36 @@ def test_a_missing_keyword_of_a_class_shows_the_signature(suite, plugin):
         suite({"name": "mine.py:C"})
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def __call__(self, ts): return [1.0] * len(ts)",
+        "def __call__(self, *args, **kw): return [1.0] * len(args[0])",
+        "def __call__(self, ts, scale=1.0): return [scale] * len(ts)",
+        "@staticmethod\n    def __call__(ts): return [1.0] * len(ts)",
+        "@classmethod\n    def __call__(cls, ts): return [1.0] * len(ts)",
+        "__call__ = functools.partialmethod(lambda self, x, ts: [x] * len(ts), 1.0)",
+    ],
+)
+def test_a_class_that_can_be_called_with_trajectories_is_taken(suite, plugin, trajectory, body):
+    plugin(f"import functools\nclass C:\n    {body}\n")
+    assert suite({"name": "mine.py:C", "kind": "outcome"}).score([trajectory()]).total.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("pass", r"reward 'C': the class C has no __call__\(self, trajectories\)"),
+        ("def __call__(self): ...", r"'C' is called as \(trajectories\), which C.__call__\(\) does not take"),
+        ("def __call__(self, ts, golds): ...", r"which C.__call__\(ts, golds\) does not take"),
+    ],
+)
+def test_a_class_that_cannot_be_called_with_trajectories_is_not_built(suite, plugin, body, message):
+    plugin(f"class C:\n    def __init__(self): raise AssertionError('built')\n    {body}\n")
+    with pytest.raises(PluginError, match=message):
+        suite({"name": "mine.py:C", "kind": "outcome"})
+
+
 def test_numbers_that_yaml_reads_as_text_are_converted(suite, plugin, trajectory):
     plugin('@reward("f", kind="shaping")\ndef f(ts, *, scale: float): return [scale] * len(ts)\n')
     assert suite({"name": "mine.py:f", "scale": "1e-4"}).score([trajectory()]).total.tolist() == [1e-4]

@@ -58,6 +58,23 @@ def test_a_missing_column_is_named_with_the_way_to_map_it(suite, plugin, traject
         suite({"name": "mine.py:f", "kind": "outcome"}).score([trajectory()])
 
 
+def test_columns_are_looked_for_in_all_rows_and_a_window_without_one_is_given_none(suite, plugin, trajectory):
+    plugin("def f(completions, solution): return [float(s is not None) for s in solution]\n")
+    one = suite({"name": "mine.py:f", "kind": "outcome"})
+    rows = [{"prompt": "p", "answer": "1"}, {"prompt": "p", "answer": "1", "solution": "1"}]
+    with pytest.raises(PluginError, match="'f' needs 'solution', but the task rows have only answer"):
+        one.check_rows(rows[:1])
+    one.check_rows(rows)
+    assert one.score([trajectory(0), trajectory(1)]).total.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("parameters", ["**kwargs", "solution=None", "solution"])
+def test_what_has_a_default_or_a_keyword_of_the_recipe_needs_no_column(suite, plugin, parameters):
+    plugin(f"def f(completions, {parameters}): return [1.0] * len(completions)\n")
+    given = {"solution": "7"} if parameters == "solution" else {}
+    suite({"name": "mine.py:f", "kind": "outcome", **given}).check_rows([{"prompt": "p", "answer": "1"}])
+
+
 def test_an_unknown_keyword_is_refused_where_the_function_takes_no_others(suite, plugin):
     plugin("def f(completions, scale=1.0): return [scale] * len(completions)\n")
     with pytest.raises(PluginError, match=r"no keyword 'skale'; its signature is f\(completions, scale=1.0\)"):

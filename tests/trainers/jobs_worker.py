@@ -2,8 +2,9 @@
 
 Usage (under torchrun or accelerate launch): jobs_worker.py FOLDER WORLD_SIZE
 
-`FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null)}. Each
-process writes `NAME-rankR.json`; the main one also `NAME.pt`, the policy's final weights.
+`FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null),
+random (an engine without a model, which also serves sharded weights)}. Each process writes `NAME-rankR.json`; the main
+one also `NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic with a model.
 """
 
 import json
@@ -20,6 +21,8 @@ from cib_rl.errors import UserError
 from cib_rl.recipe import Recipe
 from cib_rl.trainers import run
 from cib_rl.trainers.checkpoint import find_checkpoint
+from cib_rl.trainers.run import make_engine
+from tests.trainers.support import RandomEngine
 
 
 class Watch(TrainerCallback):
@@ -33,9 +36,26 @@ class Watch(TrainerCallback):
         self.cursors.append(self.trainer.collector.stream.cursor)
 
 
+def policy_weights(model) -> dict:
+    """As the plain model names them: unwrapped, merged, gathered (every process must call it)."""
+    return {n: t.detach().clone() for n, t in policy_tensors(model)}
+
+
+def critic_weights(model) -> dict:
+    """By the critic's own names; what ZeRO-3 shards is gathered (on every process)."""
+    inner = getattr(model, "module", model)
+    if any(hasattr(p, "ds_id") for p in inner.parameters()):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(inner.parameters())):
+            return {n: t.detach().clone() for n, t in inner.state_dict().items()}
+    return {n: t.detach().clone() for n, t in inner.state_dict().items()}
+
+
 def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
     watch = Watch()
     record: dict = {"error": None}
+    run.make_engine = (lambda *_: RandomEngine(longest=8)) if job.get("random") else make_engine
     try:
         recipe = Recipe.model_validate(job["recipe"])
         checkpoint = find_checkpoint(Path(job["resume"])) if job.get("resume") else None
@@ -43,12 +63,17 @@ def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
             watch.trainer = trainer
             assert trainer.accelerator.num_processes == world
             record["distributed_type"] = str(trainer.accelerator.distributed_type)
-            record["first"] = {n: float(t.sum()) for n, t in policy_tensors(trainer.model)}
+            if not job.get("random"):
+                record["first"] = {n: float(t.sum()) for n, t in policy_tensors(trainer.model)}
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             record["engine"] = type(trainer.model_wrapped).__name__
-            weights = {n: t.detach().clone() for n, t in policy_tensors(trainer.model_wrapped)}
+            weights = {name: policy_weights(trainer.model_wrapped)}
+            if hasattr(critic := getattr(trainer, "critic", None), "wrapped"):
+                weights[f"{name}-critic"] = critic_weights(critic.wrapped)
+                record["critic"] = type(critic.wrapped).__name__
             if trainer.accelerator.is_main_process:
-                torch.save(weights, folder / f"{name}.pt")
+                for file, own in weights.items():
+                    torch.save(own, folder / f"{file}.pt")
     except UserError as error:
         record["error"] = str(error)
     return record | {"cursors": watch.cursors}

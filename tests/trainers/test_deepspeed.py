@@ -14,7 +14,9 @@ pytestmark = [pytest.mark.trl, pytest.mark.deepspeed, pytest.mark.slow]
 
 def _config(folder, stage):
     path = folder / f"zero{stage}.json"
-    settings = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False}
+    # Buffers of the default size, 5e8 numbers, would take 2 GB for each engine that was ever made.
+    buffers = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"), 10**5)
+    settings = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False, **buffers}
     auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     path.write_text(json.dumps({**dict.fromkeys(auto, "auto"), "zero_optimization": settings}))
     return str(path)

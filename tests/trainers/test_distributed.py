@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,7 @@ TRAIN = {
     "trainer.steps": 3, "trainer.prompts_per_step": 4, "trainer.kl": 0.01, "trainer.token_budget": 60,
     "trainer.micro_batch_size": 4, "engine": {"check_every": 1, "max_logprob_gap": 1e-4}, "deterministic": True,
 }  # fmt: skip
+HICRA = [{"name": "group"}, {"name": "hicra", "grams": list("abcdefghijklm"), "measure_entropy": True}]
 EVALUATION = {"problems": 5, "samples": 2, "every": 1, "before": True, "after": True}
 
 
@@ -91,6 +93,7 @@ def _jobs(folder: Path, model: Path) -> dict:
     jobs = {
         "plain": recipe("plain", **TRAIN),
         "lora": recipe("lora", **TRAIN, lora={"r": 4}),
+        "hicra": recipe("hicra", **TRAIN, credit=HICRA),
         "filtered": recipe("filtered", rewards=every_fourth, **pairs, **{"trainer.filter": filtering}),
         "whole": recipe("whole", **resumable),
         "part": recipe("part", **resumable),
@@ -132,6 +135,22 @@ def test_each_process_trains_on_its_own_groups_and_metrics_count_all(done):
     assert [sorted({t.group for t in rank}) for rank in ranks] == [[0, 1], [2, 3]]
     tokens = [t.num_tokens for rank in ranks for t in rank]
     assert folder.read_metrics()[0]["tokens/mean"] == pytest.approx(sum(tokens) / len(tokens))
+
+
+def test_what_grams_tell_is_counted_over_all_processes(done):
+    assert [r["error"] for r in records(done, "hicra")] == [None, None]
+    folder = RunFolder(done / "hicra" / "runs" / "run")
+    ranks = [read_trajectories(folder.trajectories / f"step-000001-rank{r}.parquet") for r in (0, 1)]
+    planning, logprobs, entropies = (
+        np.concatenate([np.array(values(t)) for rank in ranks for t in rank])
+        for values in (lambda t: t.tracks["planning"], lambda t: t.logprobs, lambda t: t.tracks["entropy"])
+    )
+    marked = [sum(sum(t.tracks["planning"]) for t in rank) for rank in ranks]
+    assert marked[0] != marked[1], "one process's numbers would be those of all"
+    line, planning = folder.read_metrics()[1], planning.astype(bool)
+    assert line["planning/share"] == pytest.approx(planning.mean())
+    assert line["planning/perplexity"] == pytest.approx(np.exp(-logprobs[planning].mean()))
+    assert line["execution/entropy_nats"] == pytest.approx(entropies[~planning].mean())
 
 
 def test_replacing_groups_on_one_process_alone_neither_hangs_nor_parts_the_cursors(done):

@@ -335,7 +335,7 @@ def test_trl_reads_from_a_batch_what_we_think_it_reads():
 
 def test_rows_whose_gold_may_be_ungradable_are_not_trained_on(tmp_path, tiny_model_dir, monkeypatch):
     monkeypatch.setattr(run, "make_engine", lambda *_: RandomEngine())
-    monkeypatch.setattr(run, "check_recipe_golds", lambda *_: [Report(16, [Ungradable(3, "3", "x", "no gold")])])
+    monkeypatch.setattr(run, "check_rows", lambda *_, **__: [Report(16, [Ungradable(3, "3", "x", "no gold")])])
     with run.prepare(tiny_recipe(tiny_model_dir, tmp_path)) as trainer:
         assert [row["id"] for row in trainer.collector.stream.rows] == [str(i) for i in range(16) if i != 3]
 

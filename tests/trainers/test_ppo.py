@@ -178,7 +178,7 @@ def test_the_critic_can_learn_alone_first(tmp_path, tiny_model_dir, monkeypatch,
 def test_above_the_kl_limit_the_rest_of_the_window_leaves_the_policy_as_it_is(
     tmp_path, tiny_model_dir, monkeypatch, random_engine, trainer
 ):
-    """Adam has momentum by then, and there is weight decay: a step with a gradient of 0 alone would move the weights."""
+    """Adam has momentum by then, and there is weight decay: a gradient of 0 alone would not keep the weights."""
     changes = {
         "trainer.name": trainer, "trainer.steps": 8, "trainer.num_iterations": 4, "trainer.max_kl": 1e-9,
         "trainer.weight_decay": 0.1, "trainer.schedule": "cosine",

@@ -99,6 +99,17 @@ def test_the_gradient_carries_the_importance_weight(make_recipe, tiny_model_dir)
         torch.testing.assert_close(gradient.value[name], parameter.grad, atol=5e-6, rtol=5e-4)
 
 
+def test_ppo_with_its_critic_over_vllm(make_recipe):
+    """Two updates per window: the engine's weights are older than the policy at the second one."""
+    changes = {"trainer.name": "ppo", "trainer.num_iterations": 2, "trainer.steps": 4, "sampling.group_size": 1}
+    with run.prepare(make_recipe(**changes, **{"trainer.prompts_per_step": 8})) as trainer:
+        trainer.train()
+        lines = trainer.run_folder.read_metrics()
+    assert [line["gap/max"] < 1e-4 for line in lines if "gap/max" in line] == [True, True]
+    assert all(line["critic/loss"] > 0 and line["critic/grad_norm"] > 0 for line in lines)
+    assert lines[1]["kl_old_new"] > 0 == lines[0]["kl_old_new"]
+
+
 def test_a_gap_over_the_limit_stops_the_run(make_recipe):
     with pytest.raises(UserError, match=r"engine and trainer disagree.*limit 1e-12, engine\.max_logprob_gap"):
         run.train(make_recipe(engine={"max_logprob_gap": 1e-12}), progress=False)
