@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cib_rl.plugin.contract import PluginError, RewardContext
+from cib_rl.plugin.signature import call_of
 from cib_rl.trajectory import Trajectory
 
 # Columns of the task row that TRL does not pass on either.
@@ -28,14 +29,14 @@ def is_trl_style(plugin: Any) -> bool:
     if inspect.isclass(plugin) and "__call__" not in dir(plugin):
         return False
     try:
-        parameters = dict(inspect.signature(plugin.__call__ if inspect.isclass(plugin) else plugin).parameters)
+        parameters = inspect.signature(call_of(plugin) if inspect.isclass(plugin) else plugin).parameters
     except (TypeError, ValueError):
         return False
-    if inspect.isclass(plugin):
-        parameters.pop(next(iter(parameters), ""), None)  # self
     if {"prompts", "completions", "completion_ids"} & set(parameters):
         return True
-    return not any(p.kind in _POSITIONAL for p in parameters.values())  # f(**kwargs), as TRL calls it
+    return bool(parameters) and not any(
+        p.kind in _POSITIONAL for p in parameters.values()
+    )  # f(**kwargs), as TRL calls it
 
 
 @dataclass

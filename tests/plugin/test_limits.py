@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -32,14 +32,12 @@ async def slow(ts):
 """
     )
     rows = [row("good", 0), row("good", 0), row("bad", 1), row("bad", 1)]
-    scores = suite({"name": "mine.py:slow", "call_timeout": 0.05}).score(rows)
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.5}).score(rows)
     assert scores.valid.tolist() == [True, True, False, False]
-    assert (
-        "no answer within 0.05 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
-    )
+    assert "no answer within 0.5 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
 
 
-BLOCKS = "time.sleep(0.3)"
+BLOCKS = "time.sleep(1)"
 CATCHES = "try: await asyncio.sleep(60)\n        except asyncio.CancelledError: pass"
 
 
@@ -55,21 +53,40 @@ async def slow(ts):
     return [1.0] * len(ts)
 """
     )
-    scores = suite({"name": "mine.py:slow", "call_timeout": 0.1}).score([row("good", 0), row("bad", 1)])
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.5}).score([row("good", 0), row("bad", 1)])
     assert scores.valid.tolist() == [True, False]
-    assert re.search(r"no answer within 0.1 s \(call_timeout\); it came after .* group 1", scores.errors[0].message)
+    assert re.search(r"no answer within 0.5 s \(call_timeout\); it came after .* group 1", scores.errors[0].message)
 
 
-@pytest.mark.parametrize("source", ["async def slow(ts):\n    await asyncio", "def slow(ts):\n    time"])
-def test_a_reward_that_is_waited_for_is_named_and_then_no_more(suite, plugin, monkeypatch, caplog, source):
+WAITS = """
+import asyncio, time
+from pathlib import Path
+@reward("slow", kind="outcome")
+{how} slow(ts):
+    while not Path(__file__).with_name("told").exists():
+        {wait}(0.01)
+    return [1.0] * len(ts)
+"""
+
+
+@pytest.mark.parametrize(("how", "wait"), [("async def", "await asyncio.sleep"), ("def", "time.sleep")])
+def test_a_reward_that_is_waited_for_is_named_and_then_no_more(suite, plugin, tmp_path, monkeypatch, how, wait):
+    told = []
+
+    def tell(text, *values):
+        told.append(text % values)
+        if len(told) == 3:
+            (tmp_path / "told").touch()  # the reward returns
+
     monkeypatch.setattr(waiting, "FIRST_WARNING", 0.1)
-    plugin(f'import asyncio, time\n@reward("slow", kind="outcome")\n{source}.sleep(0.5)\n    return [1.0] * len(ts)\n')
+    monkeypatch.setattr(waiting.logger, "warning", tell)
+    plugin(WAITS.format(how=how, wait=wait))
     assert suite({"name": "mine.py:slow"}).score([row()]).valid.all()
-    told = ["still waiting for reward slow after 0.1 s", "still waiting for reward slow after 0.2 s"]
-    assert [m for m in caplog.messages if "waiting" in m][:2] == told
-    said = len(caplog.messages)
-    time.sleep(0.5)
-    assert len(caplog.messages) == said
+    assert told[:3] == [f"still waiting for reward slow after {seconds} s" for seconds in (0.1, 0.2, 0.4)]
+    for thread in threading.enumerate():
+        if thread.name == "waiting for slow":
+            thread.join(timeout=60)
+            assert not thread.is_alive()
 
 
 def test_no_more_calls_run_at_once_than_allowed(suite, plugin):
