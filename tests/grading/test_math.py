@@ -35,6 +35,7 @@ def test_gold_and_prediction_cannot_be_mixed_up(grade):
 PARSES = """
 import inspect
 from cib_rl.grading.math import _read_gold, quick_grade
+from cib_rl.grading.math_full import _parse_gold, full_grade
 for grade, cache in ((quick_grade, _read_gold), (full_grade, _parse_gold)):
     assert {p.kind for p in inspect.signature(grade).parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
     grade(gold="x^3 + 41", prediction="1")
