@@ -45,12 +45,12 @@ class Tally:
             if isinstance(result, Failed):
                 self._fail(label, i, result.reason)
                 continue
-            each = np.append(result, np.sum(result)) if isinstance(result, np.ndarray) else [result]
+            each = np.append(result, np.sum(result)) if isinstance(result, np.ndarray) else np.array([result or 0.0])
             if isinstance(result, np.ndarray):
                 self.tokens[label][i] = result
                 result = float(result.sum())
             # With and without its schedule: the judgement of successes leaves the schedule out.
-            if result is not None and not np.isfinite(np.outer((reward.weight, self.weights[label]), each)).all():
+            if not all(np.isfinite(weight * each).all() for weight in (reward.weight, self.weights[label])):
                 self._fail(label, i, f"its value of {result:g} times its weight of {reward.weight:g} is not finite")
                 continue
             trajectory.rewards[label] = result
