@@ -72,7 +72,7 @@ def doctor(require: Sequence[str] = (), console: Console | None = None) -> bool:
     unknown = sorted(set(require) - set(TESTED) - {"gcc"})
     if unknown:
         raise UserError(f"doctor --require {unknown[0]}: unknown; known: gcc, {', '.join(TESTED)}")
-    console = console or Console()
+    console = console or Console(emoji=False)
     required = {name for name in TESTED if name not in OPTIONAL_RANGES} | set(require)
     lines = [*version_lines(required), *machine_lines(required), *import_lines()]
     table = Table("", "state", "detail", title="cib-rl doctor")

@@ -28,7 +28,7 @@ def dry_run(
 
     Returns True when no check failed.
     """
-    console = console or Console(soft_wrap=True)
+    console = console or Console(soft_wrap=True, emoji=False)
     console.print(dump_recipe(recipe), markup=False, highlight=False)
     found = check_recipe(recipe, devices=devices, base_dir=base_dir, resuming=resume is not None)
     console.print(_plan(recipe, devices), markup=False)

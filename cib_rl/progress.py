@@ -55,7 +55,7 @@ class RunProgress:
     """
 
     def __init__(self, console: Console | None = None, every: float = 30.0) -> None:
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         self.every = every
         self.bars: Progress | None = None
         self._open = 0

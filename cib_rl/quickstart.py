@@ -28,7 +28,7 @@ def quickstart(recipe: Recipe) -> Path:
             "the quickstart compares before with after: leave `evaluation` its `before` and `after`, or train without "
             "it by `cib-rl train quickstart`"
         )
-    console = Console()
+    console = Console(emoji=False)
     started = time.perf_counter()
     console.print(
         f"Training {recipe.model} for {recipe.trainer.steps} steps; "

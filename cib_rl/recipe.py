@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 Schedule = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -101,7 +110,7 @@ class RewardSection(PluginSection):
     weight: float = Field(1.0, allow_inf_nan=False, description="factor in the sum of rewards")
     label: str | None = Field(None, description="name in logs; default: the reward's name")
     only_when_correct: bool = Field(False, description="shaping: count only for successful completions")
-    weight_schedule: dict[int, float] | None = Field(
+    weight_schedule: dict[NonNegativeInt, FiniteFloat] | None = Field(
         None, min_length=1, description="step: factor of the weight; straight lines between, constant outside"
     )
     call_timeout: float | None = Field(None, gt=0, description="async rewards: seconds for one call")
@@ -118,7 +127,9 @@ class SuccessSection(Section):
 
     outcome: str | None = Field(None, description="label of one outcome reward; default: the weighted sum of all")
     threshold: float | None = Field(
-        None, description="least value of a success; default: 0.5, or half of the most the weighted sum could be"
+        None,
+        allow_inf_nan=False,
+        description="least value of a success; default: 0.5, or half of the most the weighted sum could be",
     )
 
 

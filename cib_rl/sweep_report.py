@@ -72,7 +72,7 @@ def write_report(output: Path, points: Sequence[Point]) -> None:
         table.add_column(column)
     for label, runs in groups.items():
         table.add_row(label, str(len(runs)), *(_cell([r[c] for r in runs if c in r]) for c in COLUMNS))
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     if _plot(output / "plot.png", groups):
         console.print(f"table: {output / 'table.csv'}, plot: {output / 'plot.png'}", soft_wrap=True)

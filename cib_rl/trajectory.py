@@ -115,6 +115,7 @@ class Trajectory:
         success: whether the outcome rewards call it a success (`Scores.correct`); None before they have run, and
             where there are none. Not saved.
         diagnostics: named numbers that rewards attach; logged and saved.
+        extras: what TRL-style rewards logged with `log_extra`, column -> value; saved as JSON.
         errors: what went wrong, in words. A trajectory with errors leaves baseline and loss.
     """
 
@@ -131,6 +132,7 @@ class Trajectory:
     rewards: dict[str, float | None] = field(default_factory=dict)
     success: bool | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     @property

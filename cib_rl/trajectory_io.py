@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from cib_rl.errors import UserError
 from cib_rl.trajectory import Segment, StopReason, Trajectory, Turn
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no column `extras`
 
 _SEGMENT = pa.struct(
     [
@@ -38,6 +38,7 @@ _SCHEMA = pa.schema(
         ("stop_reason", pa.string()),
         ("rewards", pa.string()),  # JSON: name -> unweighted value
         ("diagnostics", pa.string()),  # JSON
+        ("extras", pa.string()),  # JSON: column -> what a reward logged
         ("turns", pa.string()),  # JSON
         ("errors", pa.list_(pa.string())),
         ("segments", pa.list_(_SEGMENT)),
@@ -61,6 +62,7 @@ def _to_record(t: Trajectory, step: int) -> dict[str, Any]:
         "stop_reason": t.stop_reason.value if t.stop_reason else None,
         "rewards": json.dumps(t.rewards),
         "diagnostics": json.dumps(t.diagnostics),
+        "extras": json.dumps(t.extras, ensure_ascii=False, default=str),
         "turns": json.dumps([vars(turn) for turn in t.turns]),
         "errors": t.errors,
         "segments": [vars(segment) for segment in t.segments],  # asdict would copy every token
@@ -84,6 +86,7 @@ def _from_record(record: dict[str, Any]) -> Trajectory:
         tracks={track["name"]: track["values"] for track in record["tracks"]},
         rewards=json.loads(record["rewards"]),
         diagnostics=json.loads(record["diagnostics"]),
+        extras=json.loads(record.get("extras") or "{}"),
         errors=record["errors"],
     )
 

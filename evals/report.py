@@ -74,7 +74,7 @@ class Comparison:
 
     def print(self, console: Console | None = None) -> None:
         """Show table and warnings."""
-        console = console or Console()
+        console = console or Console(emoji=False)
         console.print(self.table())
         for warning in self.warnings:
             console.print(f"[yellow]warning:[/] {warning}")
@@ -238,7 +238,7 @@ _LABELS = {
 
 def print_summary(result: EvalResult, console: Console | None = None) -> None:
     """Show one result in a terminal. Raises UserError when too many samples are errors."""
-    (console or Console()).print(summary_table(result))
+    (console or Console(emoji=False)).print(summary_table(result))
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:

@@ -9,7 +9,7 @@ from cib_rl.plugin import by_group, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("arora_zanette", kind="shaping", needs_success=True)
+@reward("arora_zanette", kind="shaping", needs_success=True, replaces_outcome=True)
 def arora_zanette(trajectories: list[Trajectory], *, alpha: NonNegativeFloat = 0.1) -> list[float]:
     """1[right]·(1 − α·σ((n − mean)/(std + 1e-7))), with mean and std over the prompt's right answers.
 

@@ -10,7 +10,7 @@ from cib_rl.plugin import PluginError, RewardContext, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("cosine_length", kind="shaping", needs_success=True)
+@reward("cosine_length", kind="shaping", needs_success=True, replaces_outcome=True)
 class CosineLength:
     """long + ½(short − long)(1 + cos(π·n/limit)) with one pair (short, long) for right answers and one for wrong ones.
 

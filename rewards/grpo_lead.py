@@ -11,7 +11,7 @@ from cib_rl.trajectory import Trajectory
 _SHORTEST = 3  # completions whose mean length is held against `min_length`
 
 
-@reward("grpo_lead", kind="shaping", needs_success=True)
+@reward("grpo_lead", kind="shaping", needs_success=True, replaces_outcome=True)
 def grpo_lead(
     trajectories: list[Trajectory],
     *,

@@ -12,7 +12,7 @@ from cib_rl.plugin import PluginError, column_of, number_in, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("l1_max", kind="shaping", needs_success=True)
+@reward("l1_max", kind="shaping", needs_success=True, replaces_outcome=True)
 class L1Max:
     """LCPO-Max: 1[right]·clip(α(target − n) + δ, 0, 1) with n policy tokens, as what it adds to the outcome.
 

@@ -31,7 +31,8 @@ class Surprisal:
             are none) or `no_special` (neither special nor added tokens).
         normalize: `length` divides by the number of tokens that count.
         per_token: return one number per policy token instead of the sum.
-        track: name of track and diagnostics.
+        track: name of track and diagnostics; of two such rewards each needs its own. `rate_nats` in the log is of the
+            one named `surprisal`.
     """
 
     def __init__(

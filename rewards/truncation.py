@@ -8,7 +8,7 @@ from cib_rl.plugin import PluginError, RewardContext, reward, success
 from cib_rl.trajectory import Trajectory
 
 
-@reward("truncation", kind="shaping", needs_success=True)
+@reward("truncation", kind="shaping", needs_success=True, replaces_outcome=True)
 class Truncation:
     """Takes a right answer's 1 away when it is not finished within the limit: 1[right and n ≤ limit] in total.
 

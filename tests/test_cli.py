@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -64,7 +65,8 @@ def test_version():
         (["train", "--resume", "/nowhere"], "not a run folder"),
         (["train", "launch/zero2.yaml"], "configuration of accelerate"),
         (["recipes", "show", "nope"], "no recipe 'nope'"),
-        (["rewards", "countdown_corect"], "Did you mean 'countdown_correct'?"),
+        (["rewards", "countdown_corect"], "did you mean 'countdown_correct'?"),
+        (["rewards", "laplas"], "did you mean 'laplace'?"),
         (["sweep", "quickstart", "--grid", "seed"], "KEY=VALUE"),
         (["doctor", "--require", "nope"], "unknown"),
         (["train", "warmstart"], "cib-rl sft warmstart"),
@@ -165,9 +167,18 @@ def test_rewards_are_listed_with_their_first_line_and_shown_in_full():
     assert shown.startswith("math_correct (outcome, from cib_rl.rewards.math_correct)")
 
 
+def test_the_catalogue_of_the_page_is_printed():
+    page = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    catalogue = page.partition("make_rewards.py -->\n\n")[2].partition("\n<!-- end")[0]
+    assert run("rewards", "--full").output == catalogue and "### laplace (prior of surprisal)" in catalogue
+
+
 def test_the_priors_of_the_surprisal_reward_are_shown_with_their_keys():
     shown = run("rewards", "language_model").output
-    assert shown.startswith("language_model (prior, from cib_rl.priors.language_model)\nlanguage_model(model: ")
+    assert "prior of surprisal" in run("rewards").output
+    assert shown.startswith(
+        "language_model (prior of surprisal, from cib_rl.priors.language_model)\nlanguage_model(model: "
+    )
     assert "first_token: what the first token is scored after" in shown and "context: RewardContext" not in shown
     assert "laplace(target: float | str)" in run("rewards", "laplace").output
 

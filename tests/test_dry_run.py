@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -351,3 +353,17 @@ def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
         4000,
     )
     assert zero_stage(str(tmp_path / "none.json")) == 0
+
+
+def test_an_error_is_printed_as_it_is(recipe_file, capsys):
+    # rich would make a picture of ":x:"
+    with_prior = "rewards=[{name: surprisal, prior: {name: 'bad.py:x:'}}, {name: 'bad.py:x:'}]"
+    assert not dry_run(load_recipe(recipe_file, [with_prior]))
+    assert "bad.py:x:" in capsys.readouterr().out
+
+
+def test_no_console_makes_pictures_of_words_between_colons():
+    root = Path(__file__).parents[1]
+    files = [f for folder in ("cib_rl", "evals", "rewards") for f in (root / folder).rglob("*.py")]
+    made = [(f.name, call) for f in files for call in re.findall(r"Console\([^)]*\)", f.read_text(encoding="utf-8"))]
+    assert len(made) > 5 and [pair for pair in made if "emoji=False" not in pair[1]] == []

@@ -70,6 +70,7 @@ def test_parquet_gives_back_what_was_written(tmp_path_factory, script):
     trajectory.stop_reason = StopReason.LENGTH
     trajectory.text, trajectory.policy_text, trajectory.answer = "x </think> é", "x", None
     trajectory.rewards = {"a": 1.0, "b": None}
+    trajectory.extras = {"seen": [1, "é", None], "odd": {"a": 0.5}}
     trajectory.set_track("surprisal", [0.5] * len(trajectory.completion_ids))
     path = tmp_path_factory.mktemp("t") / "x.parquet"
     write_trajectories(path, [trajectory], step=7)
@@ -84,6 +85,21 @@ def test_parquet_gives_back_what_was_written(tmp_path_factory, script):
         None,
     )
     assert (read.rewards, read.tracks, read.task) == (trajectory.rewards, trajectory.tracks, trajectory.task)
+    assert read.extras == trajectory.extras
+
+
+def test_a_file_of_version_1_which_had_no_extras_is_read(tmp_path):
+    import pyarrow.parquet as pq
+
+    trajectory = _play([("policy", [1, 2, 3])])
+    path = tmp_path / "x.parquet"
+    write_trajectories(path, [trajectory], step=7)
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"cib_rl.schema_version"] == b"2"
+    old = table.drop_columns(["extras"]).replace_schema_metadata({"cib_rl.schema_version": "1"})
+    pq.write_table(old, path)
+    (read,) = read_trajectories(path)
+    assert read.extras == {} and read.completion_ids == trajectory.completion_ids
 
 
 def test_a_file_of_another_schema_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from cib_rl.samples.show import estimate
 
 def print_audit(audit: Audit, console: Console | None = None) -> None:
     """Show the numbers, then the verdict."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     few, many = audit.per_problem
     each = f"{few}" if few == many else f"{few} to {many}"
     console.print(

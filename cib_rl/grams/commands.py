@@ -193,6 +193,6 @@ def show_grams(
     for name, members in list(groups.items())[:clusters]:
         shown = "; ".join(str(m["gram"]) for m in members[:each])
         table.add_row(name, str(members[0].get("cluster_solutions", "–")), str(len(members)), escape(shown))
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     console.print(f"{len(content.grams)} grams; settings: {content.settings}", soft_wrap=True, highlight=False)

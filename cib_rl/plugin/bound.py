@@ -39,6 +39,7 @@ class BoundReward:
         self.max_error_share = section.max_error_share
         self._schedule = sorted((section.weight_schedule or {0: 1.0}).items())
         self.only_when_correct = section.only_when_correct
+        self.replaces_outcome = role.replaces_outcome
         self.is_async = _is_async(plugin)
         self.logged: Logged | None = None
         self.target: Any = plugin
@@ -46,6 +47,9 @@ class BoundReward:
         if inspect.isclass(plugin):
             self.target = plugin(**_keywords(name, plugin, section, context))
             self._call = self.target
+            if is_trl_style(plugin):
+                adapter = TrlStyle(name, self.target, {}, context)
+                self.logged, self._call = adapter.logged, adapter
         elif is_trl_style(plugin):
             adapter = TrlStyle(name, plugin, section.kwargs, context)
             self.logged, self._call = adapter.logged, adapter
@@ -81,8 +85,9 @@ def check_section(section: RewardSection, plugin: Any) -> Role:
             where the section asks for that.
     """
     role = role_of(section, plugin)
-    if inspect.isclass(plugin) or not is_trl_style(plugin):
+    if not is_trl_style(plugin):
         check_call(role.name, plugin, ("trajectories",))
+    if inspect.isclass(plugin) or not is_trl_style(plugin):
         _keywords(role.name, plugin, section)
     for key in ("call_timeout", "call_concurrency"):
         if getattr(section, key) is not None and not _is_async(plugin):

@@ -85,6 +85,7 @@ class RewardInfo:
     name: str
     kind: Kind
     needs_success: bool = False
+    replaces_outcome: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ class Scores:
             (before their schedules) of the outcome rewards that apply. False without an outcome.
         seconds: label -> wall time.
         attempted, failures: label -> trajectories the reward was given, and those it failed on.
-        metrics: means of what rewards logged with `log_metric`.
-        extras: columns that rewards logged with `log_extra`, one entry per trajectory (None where not given).
+        metrics: means of what rewards logged with `log_metric`, over all that logged under a name, as in TRL.
+        extras: columns that rewards logged with `log_extra`, one entry per trajectory (None where not given); a list
+            where several values were logged for it. Also written to `trajectory.extras`.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -136,7 +138,7 @@ class Scores:
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def reward(name: str, *, kind: Kind, needs_success: bool = False) -> Callable[[T], T]:
+def reward(name: str, *, kind: Kind, needs_success: bool = False, replaces_outcome: bool = False) -> Callable[[T], T]:
     """Declare a function or class as a reward.
 
     Args:
@@ -144,14 +146,18 @@ def reward(name: str, *, kind: Kind, needs_success: bool = False) -> Callable[[T
         kind: "outcome" (is it right?) or "shaping" (how was it reached?).
         needs_success: it calls `success(trajectories)`; a recipe in which no outcome reward decides that is refused
             before training, instead of at the first scoring.
+        replaces_outcome: its values are a whole reward minus 1[success], so that with the outcome the sum is that
+            reward. That holds only where the success's outcome is 0 or 1 and has weight 1; others are refused.
     """
     if kind not in ("outcome", "shaping"):
         raise ValueError(f"reward {name!r}: kind must be 'outcome' or 'shaping', not {kind!r}")
     if kind == "outcome" and needs_success:
         raise ValueError(f"reward {name!r}: outcomes decide what is a success and cannot ask for it (needs_success)")
+    if replaces_outcome and not needs_success:
+        raise ValueError(f"reward {name!r}: replaces_outcome takes 1[success] away, so it needs needs_success=True")
 
     def declare(target: T) -> T:
-        target.__reward__ = RewardInfo(name, kind, needs_success)  # type: ignore[attr-defined]
+        target.__reward__ = RewardInfo(name, kind, needs_success, replaces_outcome)  # type: ignore[attr-defined]
         return target
 
     return declare

@@ -8,6 +8,7 @@ PluginError (a mistake in the recipe or the data's columns) is raised.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from typing import Any
@@ -45,7 +46,8 @@ async def call_isolated_async(
     """One result per trajectory of an async reward.
 
     Args:
-        timeout: seconds for one call; a call that takes longer is cancelled and counts as one that raised.
+        timeout: seconds for one call; a call that takes longer is cancelled and counts as one that raised, whatever
+            it still returns.
         concurrency: call it group by group from the start, at most so many at once; None: all groups in one call.
     """
     groups = by_group(given)
@@ -73,13 +75,19 @@ async def call_isolated_async(
 
 
 async def _in_time(call: Awaitable[Any], timeout: float | None) -> Any:
+    """What the call gives. Raises TimeoutError for an answer that comes after `timeout` seconds, also when the call
+    could not be cancelled in time, because it blocked the loop or caught the cancellation."""
+    started = time.monotonic()
     try:
         async with asyncio.timeout(timeout) as limit:
-            return await call
+            answer = await call
     except TimeoutError as error:
         if limit.expired():
             raise TimeoutError(f"no answer within {timeout:g} s (call_timeout)") from error
         raise
+    if timeout is not None and (took := time.monotonic() - started) > timeout:
+        raise TimeoutError(f"no answer within {timeout:g} s (call_timeout); it came after {took:.3g} s")
+    return answer
 
 
 def _read(returned: Any, given: list[Trajectory]) -> list[Result]:

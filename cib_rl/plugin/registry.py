@@ -14,7 +14,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +28,16 @@ GROUP = "cib_rl.rewards"
 
 @dataclass(frozen=True)
 class RewardDescription:
-    """What `cib-rl rewards` shows: `summary` is the first line of `doc`; `origin` the file or entry point."""
+    """What `cib-rl rewards` shows.
+
+    Attributes:
+        kind: of a reward; `prior of surprisal`; None where it is not known before the import.
+        summary: the first line of `doc`, or why the source cannot be read.
+        origin: module or entry point.
+    """
 
     name: str
-    kind: Kind | None
+    kind: str | None
     summary: str
     signature: str
     doc: str
@@ -58,15 +64,22 @@ def find_reward(spec: str, base_dir: Path) -> Any:
 def describe_rewards() -> list[RewardDescription]:
     """All built-in rewards and entry points, by name, without importing what they need."""
     found = [description for _, description in _builtins()]
-    for point in entry_points(group=GROUP):
-        origin = _origin(point)
-        described = [d for d in _describe_file(_source_of(point), origin) if point.attr in (d.signature.split("(")[0],)]
-        if described:
-            first = described[0]
-            found.append(RewardDescription(point.name, first.kind, first.summary, first.signature, first.doc, origin))
-        else:
-            found.append(RewardDescription(point.name, None, "(source not found)", point.name, "", origin))
+    found += [_describe_point(point) for point in entry_points(group=GROUP)]
     return sorted(found, key=lambda description: description.name)
+
+
+def _describe_point(point: EntryPoint) -> RewardDescription:
+    origin = _origin(point)
+    try:
+        described = _describe_file(_source_of(point), origin)
+    except Exception as error:  # another package's: the list goes on, and says why this one has no more to show
+        reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        unreadable = f"(unreadable: {origin}: {reason})"
+        return RewardDescription(point.name, None, unreadable, point.name, unreadable, origin)
+    own = next((d for d in described if d.signature.partition("(")[0] == point.attr), None)
+    if own is None:
+        return RewardDescription(point.name, None, "(source not found)", point.name, "", origin)
+    return replace(own, name=point.name, origin=origin)
 
 
 def _find_by_name(name: str) -> Any:
@@ -137,10 +150,7 @@ def _declarations(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -
 
 
 def _source_of(point: EntryPoint) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(point.module)  # imports parent packages, not the module itself
-    except Exception:  # a parent that does not import: the list still shows the name; using it says why
-        return None
+    spec = importlib.util.find_spec(point.module)  # imports parent packages, not the module itself
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from cib_rl.plugin.bound import BoundReward
-from cib_rl.plugin.contract import Failed, RewardError, RewardFailure, Scores
+from cib_rl.plugin.contract import Failed, PluginError, RewardError, RewardFailure, Scores
 from cib_rl.plugin.results import Result
 from cib_rl.recipe import SuccessSection
 from cib_rl.trajectory import Trajectory
+
+# Sums that leave the range of floats are looked for, so numpy need not warn of them.
+_UNFLAGGED = np.errstate(over="ignore", invalid="ignore")
 
 
 class Tally:
@@ -30,6 +34,7 @@ class Tally:
         self.attempted = {r.label: 0 for r in rewards}
         self.failures = {r.label: 0 for r in rewards}
 
+    @_UNFLAGGED
     def add(self, reward: BoundReward, live: list[int], results: list[Result], seconds: float) -> None:
         """Take the results of one reward on the trajectories at the indices `live`; write them to the trajectories."""
         label = reward.label
@@ -38,18 +43,27 @@ class Tally:
         for i, result in zip(live, results, strict=True):
             trajectory = self.trajectories[i]
             if isinstance(result, Failed):
-                self.failures[label] += 1
-                self.valid[i] = False
-                self.errors.append(RewardError(label, i, result.reason))
-                trajectory.errors.append(f"reward {label}: {result.reason}")
+                self._fail(label, i, result.reason)
                 continue
+            each = np.append(result, np.sum(result)) if isinstance(result, np.ndarray) else np.array([result or 0.0])
             if isinstance(result, np.ndarray):
                 self.tokens[label][i] = result
                 result = float(result.sum())
+            # With and without its schedule: the judgement of successes leaves the schedule out.
+            if not all(np.isfinite(weight * each).all() for weight in (reward.weight, self.weights[label])):
+                self._fail(label, i, f"its value of {result:g} times its weight of {reward.weight:g} is not finite")
+                continue
             trajectory.rewards[label] = result
             if result is not None:
                 self.values[label][i] = result
 
+    def _fail(self, label: str, i: int, reason: str) -> None:
+        self.failures[label] += 1
+        self.valid[i] = False
+        self.errors.append(RewardError(label, i, reason))
+        self.trajectories[i].errors.append(f"reward {label}: {reason}")
+
+    @_UNFLAGGED
     def judge(self) -> np.ndarray:
         """Success of each trajectory by the outcome rewards added so far (see `Scores.correct`), shape (N,).
 
@@ -76,6 +90,25 @@ class Tally:
                 trajectory.success = bool(right)
         return correct
 
+    def check_replaced(self) -> None:
+        """Raises PluginError when a reward takes 1[success] away where the outcome has added something else."""
+        replacing = next((r.label for r in self.rewards if r.replaces_outcome), None)
+        outcome = next(
+            (r for r in self.rewards if r.kind == "outcome" and self.success.outcome in (None, r.label)), None
+        )
+        if replacing is None or outcome is None:  # without an outcome the successes were known beforehand
+            return
+        added = np.nan_to_num(self.values[outcome.label])
+        for trajectory, value, valid in zip(self.trajectories, added, self.valid, strict=True):
+            if valid and value != float(bool(trajectory.success)):
+                raise PluginError(
+                    f"reward {replacing!r} takes 1[success] away, so the outcome must be 1 for successes and 0 for all "
+                    f"others; {outcome.label!r} gave {value:g} to a {'success' if trajectory.success else 'failure'} "
+                    f"(row {trajectory.task.get('id')!r}). Take an outcome of 0 and 1 and name it: "
+                    "success: {outcome: LABEL}"
+                )
+
+    @_UNFLAGGED
     def scores(self) -> Scores:
         """Weighted sums over everything added (see `Scores`)."""
         count = len(self.trajectories)
@@ -87,16 +120,19 @@ class Tally:
             values, weight = self.values[r.label], self.weights[r.label]
             counts = counted[r.label] = ~np.isnan(values) & (correct if r.only_when_correct else True)
             sums[r.kind][counts] += weight * values[counts]
+            for i in np.flatnonzero(self.valid & ~np.isfinite(sums["outcome"] + sums["shaping"])):
+                self._fail(r.label, int(i), "with it the weighted sum of rewards is not finite")
             for i, per_token in self.tokens[r.label].items():
                 if counts[i] and self.valid[i]:
                     so_far = token_rewards[i]
                     token_rewards[i] = weight * per_token + (0.0 if so_far is None else so_far)
+        correct = correct & self.valid
         applied = np.any(list(counted.values()), axis=0)
         for kind in sums:
             sums[kind][~self.valid] = np.nan
         outcome, shaping = sums["outcome"], sums["shaping"]
         total = np.where(applied, outcome + shaping, np.nan)
-        logged = {r.label: r.logged for r in self.rewards if r.logged is not None}
+        metrics, extras = self._logged()
         return Scores(
             values=self.values,
             weights=self.weights,
@@ -111,13 +147,24 @@ class Tally:
             seconds=self.seconds,
             attempted=self.attempted,
             failures=self.failures,
-            metrics={name: float(np.mean(v)) for one in logged.values() for name, v in one.metrics.items()},
-            extras={
-                column: [own.get(id(t)) for t in self.trajectories]
-                for one in logged.values()
-                for column, own in one.extras.items()
-            },
+            metrics=metrics,
+            extras=extras,
         )
+
+    def _logged(self) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What all rewards logged together (see `Scores`); the extras are written to the trajectories too."""
+        logged = [r.logged for r in self.rewards if r.logged is not None]
+        values = {
+            name: [v for one in logged for v in one.metrics.get(name, ())] for one in logged for name in one.metrics
+        }
+        extras: dict[str, list[Any]] = {}
+        for column in dict.fromkeys(column for one in logged for column in one.extras):
+            rows = [[v for one in logged for v in one.extras.get(column, {}).get(id(t), ())] for t in self.trajectories]
+            extras[column] = [row if len(row) > 1 else next(iter(row), None) for row in rows]
+            for trajectory, row, value in zip(self.trajectories, rows, extras[column], strict=True):
+                if row:
+                    trajectory.extras[column] = value
+        return {name: float(np.mean(every)) for name, every in values.items()}, extras
 
 
 def stop_on_failures(rewards: Sequence[BoundReward], scores: Scores) -> None:

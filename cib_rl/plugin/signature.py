@@ -60,6 +60,12 @@ def show(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     return f"{name}({', '.join(shown)})"
 
 
+def call_of(cls: type) -> Any:
+    """`__call__` of a class as its instances have it, without building one. AttributeError where there is none."""
+    method = inspect.getattr_static(cls, "__call__")
+    return method.__get__(object(), cls) if hasattr(method, "__get__") else method
+
+
 def check_call(name: str, target: Any, arguments: Sequence[str]) -> None:
     """That `target` can be called with `arguments`, told by their places: a function, or the instances of a class.
 
@@ -70,8 +76,7 @@ def check_call(name: str, target: Any, arguments: Sequence[str]) -> None:
     if inspect.isclass(target):
         if "__call__" not in dir(target):
             raise PluginError(f"reward {name!r}: the class {shown} has no __call__(self, {wanted})")
-        method = inspect.getattr_static(target, "__call__")
-        called = method.__get__(object(), target) if hasattr(method, "__get__") else method
+        called = call_of(target)
         shown += ".__call__"
     try:
         signature = inspect.signature(called)

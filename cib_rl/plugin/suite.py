@@ -15,6 +15,7 @@ from cib_rl.plugin.isolate import call_isolated, call_isolated_async
 from cib_rl.plugin.results import Result
 from cib_rl.plugin.roles import check_roles, roles_of
 from cib_rl.plugin.scores import Tally, stop_on_failures
+from cib_rl.plugin.waiting import told_while_waiting
 from cib_rl.recipe import RewardSection, SuccessSection
 from cib_rl.trajectory import Trajectory
 
@@ -22,7 +23,8 @@ from cib_rl.trajectory import Trajectory
 async def _timed(reward: BoundReward, given: list[Trajectory]) -> tuple[list[Result], float]:
     started = time.perf_counter()
     limits = {"timeout": reward.call_timeout, "concurrency": reward.call_concurrency}
-    results = await call_isolated_async(reward.label, reward, given, **limits)  # type: ignore[arg-type]
+    with told_while_waiting(reward.label):
+        results = await call_isolated_async(reward.label, reward, given, **limits)  # type: ignore[arg-type]
     return results, time.perf_counter() - started
 
 
@@ -82,6 +84,7 @@ class RewardSuite:
         groups (see `call_isolated`).
 
         Raises:
+            PluginError: a mistake in the recipe or the data's columns, or a reward did what it must not.
             RewardFailure: a reward failed on all trajectories it was given, or on more than its share. With `stop`
                 False (a trainer with several processes, which must agree before they stop) compare `attempted` and
                 `failures` of the result instead.
@@ -96,6 +99,7 @@ class RewardSuite:
                 self._round([r for r in self.rewards if r.kind == kind], live, trajectories, tally)
             if kind == "outcome":
                 tally.judge()  # shaping rewards may ask for successes
+                tally.check_replaced()
         scores = tally.scores()
         if stop:
             stop_on_failures(self.rewards, scores)
@@ -114,7 +118,8 @@ class RewardSuite:
             for r in rewards:
                 if not r.is_async:
                     started = time.perf_counter()
-                    found = call_isolated(r.label, lambda some, r=r: self._loop.resolve(r(some)), given)  # type: ignore[misc]
+                    with told_while_waiting(r.label):
+                        found = call_isolated(r.label, lambda some, r=r: self._loop.resolve(r(some)), given)  # type: ignore[misc]
                     results[r.label] = found, time.perf_counter() - started
                     guard.check(f"{r.label!r}{beside}")
             results |= {label: future.result() for label, future in pending.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cib_rl.plugin.contract import PluginError, RewardContext
+from cib_rl.plugin.signature import call_of
 from cib_rl.trajectory import Trajectory
 
 # Columns of the task row that TRL does not pass on either.
@@ -21,22 +22,29 @@ _POSITIONAL = (
 
 
 def is_trl_style(plugin: Any) -> bool:
-    """True for a function that names `prompts`, `completions` or `completion_ids`, or has no place for trajectories."""
+    """True for a function that names `prompts`, `completions` or `completion_ids`, or has no place for trajectories.
+
+    Of a class its `__call__` is looked at.
+    """
+    if inspect.isclass(plugin) and "__call__" not in dir(plugin):
+        return False
     try:
-        parameters = inspect.signature(plugin).parameters
+        parameters = inspect.signature(call_of(plugin) if inspect.isclass(plugin) else plugin).parameters
     except (TypeError, ValueError):
         return False
     if {"prompts", "completions", "completion_ids"} & set(parameters):
         return True
-    return not any(p.kind in _POSITIONAL for p in parameters.values())  # f(**kwargs), as TRL calls it
+    return bool(parameters) and not any(
+        p.kind in _POSITIONAL for p in parameters.values()
+    )  # f(**kwargs), as TRL calls it
 
 
 @dataclass
 class Logged:
-    """What a function logged: `metrics` name -> values; `extras` column -> trajectory (by identity) -> value."""
+    """What a function logged: `metrics` name -> values; `extras` column -> trajectory (by identity) -> values."""
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
+    extras: dict[str, dict[int, list[Any]]] = field(default_factory=dict)
 
     def clear(self) -> None:
         self.metrics.clear()
@@ -44,7 +52,7 @@ class Logged:
 
 
 class TrlStyle:
-    """Calls a TRL reward function with what TRL's GRPOTrainer would give it.
+    """Calls a TRL reward function, or an object that is called like one, with what TRL's GRPOTrainer would give it.
 
     Completions are the policy's own tokens decoded without special tokens, as one assistant message each when the
     task's prompt is a list of messages. Columns are those of the task rows (None where a row lacks one); keywords of
@@ -84,9 +92,14 @@ class TrlStyle:
             )
 
     def __call__(self, trajectories: list[Trajectory]) -> Any:
+        fresh: set[str] = set()
+
         def log_extra(column: str, values: list[Any]) -> None:
             own = self.logged.extras.setdefault(column, {})
-            own.update({id(t): value for t, value in zip(trajectories, values, strict=True)})
+            for t, value in zip(trajectories, values, strict=True):
+                # What an earlier call left that then failed is replaced.
+                own[id(t)] = [*(own[id(t)] if column in fresh else ()), value]
+            fresh.add(column)
 
         def log_metric(name: str, value: float) -> None:
             self.logged.metrics.setdefault(name, []).append(float(value))
@@ -97,7 +110,7 @@ class TrlStyle:
         given = (
             columns
             | {
-                "trainer_state": self.context.trainer_state,
+                "trainer_state": self.context.trainer_state or _at_start(),
                 "log_extra": log_extra,
                 "log_metric": log_metric,
             }
@@ -115,6 +128,13 @@ class TrlStyle:
         if self.context.tokenizer is not None:
             text = str(self.context.tokenizer.decode(trajectory.policy_ids, skip_special_tokens=True))
         return text if isinstance(trajectory.task["prompt"], str) else [{"role": "assistant", "content": text}]
+
+
+def _at_start() -> Any:
+    """The trainer's state where nothing is trained (a trial, an evaluation, another trainer): that of step 0."""
+    from transformers import TrainerState
+
+    return TrainerState()
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cib_rl.plugin import PluginError, RewardContext, find_reward
+from cib_rl.plugin.registry import nearest
 from cib_rl.plugin.signature import check_keywords, keyword_parameters
 from cib_rl.priors.base import Prior, PriorRequest, requests_from
 from cib_rl.priors.rate import rate_nats
@@ -39,8 +40,8 @@ def find_prior(spec: Mapping[str, Any], base_dir: Path) -> tuple[type[Prior], di
     name = spec.get("name")
     if not isinstance(name, str) or (name not in BUILT_IN and ":" not in name):
         raise PluginError(
-            f"prior.name: no prior is named {name!r}; known: {', '.join(BUILT_IN)}; one of your own is named "
-            "package.module:Class or path/file.py:Class"
+            f"prior.name: no prior is named {name!r}{nearest(str(name), list(BUILT_IN))}; "
+            f"known: {', '.join(BUILT_IN)}; one of your own is named package.module:Class or path/file.py:Class"
         )
     found = find_reward(BUILT_IN.get(name, name), base_dir)
     if not (inspect.isclass(found) and issubclass(found, Prior)):

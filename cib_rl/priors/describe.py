@@ -23,4 +23,4 @@ def _describe(name: str, module: str, attribute: str) -> RewardDescription:
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == attribute)
     doc = ast.get_docstring(node) or ""
     signature = name + signature_from_ast(node).removeprefix(attribute)
-    return RewardDescription(name, None, doc.partition("\n")[0], signature, doc, module)
+    return RewardDescription(name, "prior of surprisal", doc.partition("\n")[0], signature, doc, module)

@@ -16,7 +16,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "problem", "question", "query", "input", "messages"),
     "completion": (
         "completion", "completions", "response", "responses", "output", "outputs", "generation", "generations",
-        "samples", "trace", "traces",
+        "samples", "trace", "traces", "messages",
     ),
     "answer": ("answer", "answers", "gold", "ground_truth", "reference"),
 }  # fmt: skip
@@ -47,8 +47,9 @@ class Completion:
 def read_completions(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[Completion], dict[str, str]]:
     """All completions of the rows, and which column each field was taken from.
 
-    A row holds one completion or a list of them. Completions belong together that have the same `group`, or, where
-    there is no such column, the same prompt.
+    A row holds one completion or a list of them. Where there is only a conversation (`messages`), the assistant's last
+    message is the completion; what comes before it is the prompt, unless a column holds that. Completions belong
+    together that have the same `group`, or, where there is no such column, the same prompt.
 
     Args:
         columns: field (prompt, completion, answer, group, id, or any the rewards ask for) -> column; `a.b` is the key b
@@ -82,10 +83,13 @@ def _of_row(row: Row, named: Mapping[str, str]) -> list[Completion]:
         values = rename(row.values, named)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from error
-    texts = _texts(values.pop("completion"), row.where)
+    completion, prompt = values.pop("completion"), values["prompt"]
     if (source := named["completion"]) != "completion":
         values.pop(source, None)
-    prompt = values["prompt"]
+    if source == "messages":
+        before, completion = _last_words(completion, row.where)
+        prompt = before if named["prompt"] == "messages" else prompt
+    texts = _texts(completion, row.where)
     if not isinstance(prompt, str | list) or not prompt:
         raise UserError(f"{row.where}: the prompt must be a text or a list of messages that is not empty")
     name = str(values["id"]) if values.get("id") is not None else row.where.rpartition(", ")[2]
@@ -111,6 +115,15 @@ def _texts(value: Any, where: str) -> list[str]:
         f"{where}: a completion must be a text, a list of messages, or a list of these that is not empty; it is "
         f"{'an empty list' if value == [] else type(value).__name__}"
     )
+
+
+def _last_words(messages: Any, where: str) -> tuple[list[Any], str]:
+    """The messages before the assistant's last one, and its text; what follows it (a closing remark) is left out."""
+    rows = messages if isinstance(messages, list) else []
+    last = max((i for i, m in enumerate(rows) if isinstance(m, Mapping) and m.get("role") == "assistant"), default=None)
+    if last is None:
+        raise UserError(f"{where}: messages: there is none of the assistant, so there is no completion")
+    return rows[:last], _own_words(rows[last], where)
 
 
 def _own_words(message: Mapping[str, Any], where: str) -> str:

@@ -147,7 +147,7 @@ def _saved(path: Path, files: Sequence[Path], model: str | None, answer: str | N
 def as_sampled(trajectory: Trajectory) -> Trajectory:
     """A copy as it was before any reward saw it; the tokens are shared."""
     errors = [error for error in trajectory.errors if not error.startswith("reward ")]
-    return replace(trajectory, rewards={}, success=None, tracks={}, diagnostics={}, errors=errors)
+    return replace(trajectory, rewards={}, success=None, tracks={}, diagnostics={}, extras={}, errors=errors)
 
 
 def _require_equal_tasks(read: Sequence[tuple[Trajectory, Path]]) -> None:

@@ -14,6 +14,9 @@ from cib_rl.plugin.roles import Role
 from cib_rl.recipe import BudgetSection
 from cib_rl.trainers.collect import Window
 
+_PATIENCE = 10  # windows with the price at a bound, and no progress, before a warning
+_MET, _PROGRESS = 0.05, 0.01  # of the tokens at the start: near enough to the budget; nearer than before
+
 Row = tuple[int, int, float]  # group, policy tokens, unweighted value of the steered reward
 
 Reward = TypeVar("Reward", BoundReward, Role)
@@ -51,6 +54,8 @@ class Budget:
         self.smoothed: float | None = None
         self.price = 0.0
         self.unit: float | None = None  # cost₀
+        self._errors: list[float] = []  # of the last windows, as long as the price is at one and the same bound
+        self._warned = False
 
     @property
     def counts(self) -> str:
@@ -99,8 +104,27 @@ class Budget:
         assert self.start is not None and self.target is not None
         error = (self.smoothed - self.target) / self.start
         self.price = self._within(self.price + self.section.rate * error)
-        self.reward.weight = self._within(self.price + self.section.gain * error) / self.unit
+        asked = self.price + self.section.gain * error
+        self.reward.weight = self._within(asked) / self.unit
+        at_bound = asked >= self.section.max_price or asked <= self.section.min_price
+        same = not self._errors or (error > 0) == (self._errors[-1] > 0)
+        self._errors = [*(self._errors if same else ()), error][-_PATIENCE:] if at_bound else []
         return self._logged()
+
+    def warning(self) -> str | None:
+        """Once per run: that the price has been at a bound for ten windows without the tokens getting nearer."""
+        if self._warned or len(self._errors) < _PATIENCE:
+            return None
+        first, last = abs(self._errors[0]), abs(self._errors[-1])
+        if last <= _MET or last < first - _PROGRESS:
+            return None
+        self._warned = True
+        bound, mend = ("max_price", "raise it") if self._errors[-1] > 0 else ("min_price", "lower it: below 0 it pays")
+        return (
+            f"budget: the price has been at {bound} ({getattr(self.section, bound):g}) for {_PATIENCE} windows, and "
+            f"the tokens stay at {self.smoothed:.4g} (budget {self.target:.4g}): it may not be reachable. Ask for "
+            f"another budget, or {mend} (budget.{bound})"
+        )
 
     def _cost(self, rows: Sequence[Row]) -> float | None:
         """cost₀, or None while the reward is 0 everywhere or all completions of each prompt are of one length."""

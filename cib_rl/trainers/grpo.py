@@ -97,6 +97,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
         self.run_folder = run_folder
         self.keep_checkpoints = recipe.trainer.keep_checkpoints
         self._window_index = 0
+        self._idle_rewards: set[str] = set()
         self._synced_step = -1
         collector.rank = self.accelerator.process_index
         collector.gather = lambda value: list(gather_object([value]))
@@ -149,10 +150,12 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                 trajectory.set_track("entropy", entropy_T.tolist())
         advantages = self._credit(window, window.scores, batch)
         batch["advantages"] = pad_tokens(advantages, window.trajectories, batch) * importance_BT
-        self._note_warnings(window)
         metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
+        self._note_warnings(window, metrics)
         if self.budget is not None:
             metrics |= self.budget.observe(metrics, gather_object(self.budget.rows(window)))
+            if warning := self.budget.warning():
+                self.accelerator.print(f"warning: {warning}")
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
         if self.recipe.logging.trajectories:
@@ -213,7 +216,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
     def _reduce(self, sums: np.ndarray) -> np.ndarray:
         return np.sum(gather_object([sums]), axis=0)
 
-    def _note_warnings(self, window: Window) -> None:
+    def _note_warnings(self, window: Window, metrics: dict[str, float]) -> None:
         cut = float(np.mean([t.truncated for t in window.trajectories]))
         if cut > 0.5:
             self.accelerator.print(
@@ -226,6 +229,13 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                 f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "
                 f"loss; the first: {failed[0]}"
             )
+        for label in self.collector.suite.names:
+            if metrics[f"applies/{label}"] == 0 and label not in self._idle_rewards:
+                self._idle_rewards.add(label)
+                self.accelerator.print(
+                    f"warning: reward {label!r} counted for none of this window's completions: it returned None for "
+                    "each, or only_when_correct left none (said once; the log has applies/LABEL)"
+                )
 
 
 def completions_per_process(recipe: Recipe, processes: int) -> int:

@@ -30,6 +30,7 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     (arXiv 2603.08462), where a reward left the track `surprisal`; with the uniform or Laplace prior it is that prior's
     bound. Shares are of completions. `diagnostics/NAME` is the mean over the completions that a reward attached NAME
     to, `logged/NAME` over the calls in which a reward logged NAME. `weight/LABEL` is a reward's weight at this step,
+    `applies/LABEL` the share of the valid completions that it counts for (it gave a number, and its gate is open),
     `errors/LABEL` the share of the completions it was given on which it failed, `seconds/reward/LABEL` its time (of
     the slowest process).
     """
@@ -53,6 +54,7 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     }
     for label in window.scores.values:
         metrics[f"reward/{label}"] = _mean([row["values"][label] for row in valid])
+        metrics[f"applies/{label}"] = _mean([row["counted"][label] for row in valid])
     for name in sorted({name for row in valid for name in row["diagnostics"]}):
         metrics[f"diagnostics/{name}"] = _mean([row["diagnostics"].get(name, np.nan) for row in valid])
     metrics |= {f"weight/{label}": weight for label, weight in window.scores.weights.items()}
@@ -106,6 +108,7 @@ def _rows(window: Window) -> list[dict[str, Any]]:
                 "shaping": scores.shaping[i],
                 "diagnostics": dict(t.diagnostics),
                 "values": {label: values[i] for label, values in scores.values.items()},
+                "counted": {label: bool(counted[i]) for label, counted in scores.counted.items()},
                 "entropy": -float(logprobs.sum()) if not np.isnan(logprobs).any() else np.nan,
                 "surprisal": float(surprisal),
             }

@@ -33,45 +33,49 @@ rewards_app = typer.Typer(
 
 
 @rewards_app.callback()
-def _top(context: typer.Context) -> None:
+def _top(
+    context: typer.Context,
+    full: Annotated[bool, typer.Option("--full", help="Show all of them in full, as docs/rewards.md does.")] = False,
+) -> None:
     """List, show or try the rewards that a recipe can name.
 
     Without a command they are listed; `cib-rl rewards NAME` shows one.
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is None and full:
+        from cib_rl.plugin.catalogue import catalogue, entries
+
+        print(catalogue(entries()), end="")
+    elif context.invoked_subcommand is None:
         list_rewards()
 
 
 @rewards_app.command("list")
 def list_rewards() -> None:
-    """List built-in rewards and those of installed packages."""
+    """List built-in rewards, those of installed packages, and the priors of `surprisal`."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from cib_rl.plugin import describe_rewards
+    from cib_rl.plugin.catalogue import entries
 
     table = Table("name", "kind", "what it rewards")
-    for reward in describe_rewards():
+    for reward in entries():
         table.add_row(escape(reward.name), str(reward.kind or "?"), escape(reward.summary))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 @rewards_app.command("show")
 def show_reward(name: Annotated[str, typer.Argument(help="Name of a reward, or of a prior of `surprisal`.")]) -> None:
     """Show one reward in full, or a prior of `surprisal`."""
-    from difflib import get_close_matches
+    from cib_rl.plugin.catalogue import entries
+    from cib_rl.plugin.registry import nearest
 
-    from cib_rl.plugin import describe_rewards
-    from cib_rl.priors.describe import describe_priors
-
-    found = describe_rewards()
-    chosen = [entry for entry in [*found, *describe_priors()] if entry.name == name]
+    found = entries()
+    chosen = [entry for entry in found if entry.name == name]
     if not chosen:
-        near = get_close_matches(name, [reward.name for reward in found], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no reward {name!r}; known: {', '.join(reward.name for reward in found)}.{hint}")
-    print(f"{name} ({chosen[0].kind or 'prior'}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
+        known = [entry.name for entry in found]
+        raise UserError(f"no reward or prior {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    print(f"{name} ({chosen[0].kind or '?'}, from {chosen[0].origin})\n{chosen[0].signature}\n\n{chosen[0].doc}")
 
 
 OnOption = Annotated[

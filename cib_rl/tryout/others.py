@@ -59,4 +59,4 @@ def _score(spec: RewardSpec, judged: Sequence[Trajectory], settings: Settings) -
 def _copy(t: Trajectory) -> Trajectory:
     # Its success stays known, and what failed in an earlier scoring does not count against this one.
     errors = [error for error in t.errors if not error.startswith("reward ")]
-    return replace(t, rewards={}, tracks={}, diagnostics={}, errors=errors)
+    return replace(t, rewards={}, tracks={}, diagnostics={}, extras={}, errors=errors)

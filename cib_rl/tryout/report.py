@@ -18,7 +18,7 @@ _WORST = 3  # reversals shown
 
 def print_trial(trial: Trial, console: Console | None = None, *, rows: int = 5) -> None:
     """Show everything; `rows` completions from the start, and as many with the lowest reward."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     samples = trial.samples
     console.print(
         f"[bold]{escape(trial.label)}[/] ({trial.kind}, weight {trial.weight:g}) on {len(trial.trajectories):,} "

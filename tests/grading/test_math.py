@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from cib_rl.grading.math import MathGrader, normalise, quick_grade
 from cib_rl.grading.pool import RIGHT, WRONG
+from cib_rl.grading.qa import cover_match, exact_match, f1
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +23,31 @@ def grader() -> Iterator[MathGrader]:
     made = MathGrader(workers=2, timeout=30.0)  # no friendly answer may fail because the machine is busy
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("grade", [quick_grade, MathGrader.grade, exact_match, f1, cover_match])
+def test_gold_and_prediction_cannot_be_mixed_up(grade):
+    kinds = {p.kind for name, p in inspect.signature(grade).parameters.items() if name != "self"}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
+# In a process of its own: a worker's module changes the parser of math-verify.
+PARSES = """
+import inspect
+from cib_rl.grading.math import _read_gold, quick_grade
+from cib_rl.grading.math_full import _parse_gold, full_grade
+for grade, cache in ((quick_grade, _read_gold), (full_grade, _parse_gold)):
+    assert {p.kind for p in inspect.signature(grade).parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    grade(gold="x^3 + 41", prediction="1")
+    before = cache.cache_info()
+    grade(gold="x^3 + 41", prediction="2")
+    assert (cache.cache_info().misses, cache.cache_info().hits) == (before.misses, before.hits + 1)
+"""
+
+
+def test_a_gold_is_read_and_parsed_once():
+    done = subprocess.run([sys.executable, "-c", PARSES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 RIGHT_PAIRS = [

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import re
+import threading
 
-from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite, waiting
 from cib_rl.recipe import RewardSection, SuccessSection
+from cib_rl.trajectory import StopReason, Turn
 from tests.plugin.conftest import trajectory
 
 
@@ -25,11 +32,61 @@ async def slow(ts):
 """
     )
     rows = [row("good", 0), row("good", 0), row("bad", 1), row("bad", 1)]
-    scores = suite({"name": "mine.py:slow", "call_timeout": 0.05}).score(rows)
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.5}).score(rows)
     assert scores.valid.tolist() == [True, True, False, False]
-    assert (
-        "no answer within 0.05 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
+    assert "no answer within 0.5 s (call_timeout)" in scores.errors[0].message and "group 1" in scores.errors[0].message
+
+
+BLOCKS = "time.sleep(1)"
+CATCHES = "try: await asyncio.sleep(60)\n        except asyncio.CancelledError: pass"
+
+
+@pytest.mark.parametrize("held", [BLOCKS, CATCHES])
+def test_an_answer_that_comes_too_late_is_none(suite, plugin, held):
+    plugin(
+        f"""
+import asyncio, time
+@reward("slow", kind="outcome")
+async def slow(ts):
+    if any(t.task["id"] == "bad" for t in ts):
+        {held}
+    return [1.0] * len(ts)
+"""
     )
+    scores = suite({"name": "mine.py:slow", "call_timeout": 0.5}).score([row("good", 0), row("bad", 1)])
+    assert scores.valid.tolist() == [True, False]
+    assert re.search(r"no answer within 0.5 s \(call_timeout\); it came after .* group 1", scores.errors[0].message)
+
+
+WAITS = """
+import asyncio, time
+from pathlib import Path
+@reward("slow", kind="outcome")
+{how} slow(ts):
+    while not Path(__file__).with_name("told").exists():
+        {wait}(0.01)
+    return [1.0] * len(ts)
+"""
+
+
+@pytest.mark.parametrize(("how", "wait"), [("async def", "await asyncio.sleep"), ("def", "time.sleep")])
+def test_a_reward_that_is_waited_for_is_named_and_then_no_more(suite, plugin, tmp_path, monkeypatch, how, wait):
+    told = []
+
+    def tell(text, *values):
+        told.append(text % values)
+        if len(told) == 3:
+            (tmp_path / "told").touch()  # the reward returns
+
+    monkeypatch.setattr(waiting, "FIRST_WARNING", 0.1)
+    monkeypatch.setattr(waiting.logger, "warning", tell)
+    plugin(WAITS.format(how=how, wait=wait))
+    assert suite({"name": "mine.py:slow"}).score([row()]).valid.all()
+    assert told[:3] == [f"still waiting for reward slow after {seconds} s" for seconds in (0.1, 0.2, 0.4)]
+    for thread in threading.enumerate():
+        if thread.name == "waiting for slow":
+            thread.join(timeout=60)
+            assert not thread.is_alive()
 
 
 def test_no_more_calls_run_at_once_than_allowed(suite, plugin):
@@ -62,25 +119,53 @@ def test_limits_of_async_rewards_are_refused_for_plain_ones(suite, plugin, key):
 
 
 CHANGES = {
-    "segments": "t.segments[0].completion_ids.append(5)",
-    "task": "t.task['answer'] = 'forged'",
-    "text": "t.policy_text = ''",
-    "answer": "t.answer = 'other'",
-    "group": "t.group = 7",
-    "rewards": "t.rewards['judge'] = 1.0",
-    "errors": "t.errors.clear() or t.errors.append('x')",
+    "a token": ("segments", "t.segments[0].completion_ids[0] = 7"),
+    "one more token": ("segments", "t.segments[0].completion_ids.append(5)"),
+    "the prompt's tokens": ("segments", "t.segments[0].prompt_ids.pop()"),
+    "a log-probability": ("segments", "t.segments[0].logprobs[0] = -0.5"),
+    "the policy's share": ("segments", "t.segments[0].policy_mask[0] = 0"),
+    "a turn": ("turns", "t.turns[0].weights_version = 3"),
+    "a document": ("turns", "t.turns[0].documents.append('x')"),
+    "a track": ("tracks", "t.tracks['value'][0] = 1.0"),
+    "a track set anew": ("tracks", "t.set_track('value', [1.0] * 3)"),
+    "a track taken away": ("tracks", "del t.tracks['value']"),
+    "the task": ("task", "t.task['answer'] = 'forged'"),
+    "the text": ("text", "t.text = ''"),
+    "the policy's text": ("text", "t.policy_text = ''"),
+    "the answer": ("answer", "t.answer = 'other'"),
+    "the group": ("group", "t.group = 7"),
+    "the member": ("group", "t.member = 7"),
+    "the end": ("stop_reason", "t.stop_reason = 'eos'"),
+    "a reward": ("rewards", "t.rewards['judge'] = 1.0"),
+    "the verdict": ("success", "t.success = True"),
+    "what was logged": ("extras", "t.extras['x'] = 1"),
+    "the errors": ("errors", "t.errors.append('x')"),
 }
 
 
-@pytest.mark.parametrize("part", CHANGES)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("how", ["def", "async def"])
-def test_a_reward_that_changes_what_it_is_given_is_named(suite, plugin, part, how):
+def test_a_reward_that_changes_what_it_is_given_is_named(suite, plugin, change, how):
+    part, statement = CHANGES[change]
     plugin(
-        f'@reward("f", kind="outcome")\n{how} f(ts):\n    for t in ts[1:]:\n        {CHANGES[part]}\n'
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    for t in ts[1:]:\n        {statement}\n'
         "    return [0.0] * len(ts)\n"
     )
+    rows = [row("a"), row("b")]
+    for t in rows:
+        t.turns.append(Turn(0, 0, 3, StopReason.EOS))
+        t.set_track("value", [0.0] * 3)
     with pytest.raises(PluginError, match=rf"reward 'f' changed `{part}` of a trajectory \(row 'b'\)"):
-        suite({"name": "mine.py:f"}).score([row("a"), row("b")])
+        suite({"name": "mine.py:f"}).score(rows)
+
+
+def test_a_shaping_reward_cannot_forge_the_verdict_that_the_next_one_reads(suite, plugin):
+    plugin(
+        '@reward("wrong", kind="outcome")\ndef wrong(ts): return [0.0] * len(ts)\n'
+        '@reward("forger", kind="shaping")\ndef forger(ts):\n    ts[0].success = True\n    return [0.0] * len(ts)\n'
+    )
+    with pytest.raises(PluginError, match="reward 'forger' changed `success`"):
+        suite({"name": "mine.py:wrong"}, {"name": "mine.py:forger"}).score([row()])
 
 
 def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
@@ -93,6 +178,29 @@ def test_a_reward_may_sort_its_list_and_attach_numbers(suite, plugin):
     scores = suite({"name": "mine.py:f"}).score(rows)
     assert scores.values["f"].tolist() == [1.0, 0.0] and [t.task["id"] for t in rows] == ["a", "b"]
     assert rows[0].diagnostics == {"n": 1.0}
+
+
+@pytest.mark.parametrize("how", ["def", "async def"])
+@pytest.mark.parametrize("value", ["'text'", "None", "[1.0]"])
+def test_a_diagnostic_that_is_no_number_is_named_with_its_reward(suite, plugin, how, value):
+    plugin(
+        f'@reward("f", kind="outcome")\n{how} f(ts):\n    ts[0].diagnostics["x"] = {value}\n'
+        "    return [0.0] * len(ts)\n"
+    )
+    message = rf"reward 'f' attached the diagnostic 'x' = {re.escape(value)} to a trajectory \(row 'a'\)"
+    with pytest.raises(PluginError, match=message):
+        suite({"name": "mine.py:f"}).score([row("a")])
+
+
+@pytest.mark.parametrize("value", ["np.float32(0.5)", "np.array(0.5)", "0.5"])
+def test_diagnostics_become_plain_numbers(suite, plugin, value):
+    plugin(
+        f'import numpy as np\n@reward("f", kind="outcome")\ndef f(ts):\n    ts[0].diagnostics["x"] = {value}\n'
+        "    return [0.0] * len(ts)\n"
+    )
+    rows = [row("a")]
+    suite({"name": "mine.py:f"}).score(rows)
+    assert json.dumps(rows[0].diagnostics) == '{"x": 0.5}'
 
 
 class _State:
@@ -160,3 +268,95 @@ def test_failing_on_more_than_its_share_stops_the_run(suite, plugin, share, stop
             made.score(rows)
     else:
         assert made.score(rows).valid.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("returned", ["t.task['v']", "TokenRewards([t.task['v'], 0.0, 0.0])"])
+def test_a_value_that_its_weight_makes_infinite_is_a_failure_of_that_reward(suite, plugin, returned):
+    plugin(
+        '@reward("right", kind="outcome")\ndef right(ts): return [1.0] * len(ts)\n'
+        f'@reward("huge", kind="shaping")\ndef huge(ts): return [{returned} for t in ts]\n'
+    )
+    scores = suite({"name": "mine.py:right"}, {"name": "mine.py:huge", "weight": 10.0, "max_error_share": 1.0}).score(
+        [row("a", v=1e308), row("b", v=0.5)]
+    )
+    assert [(e.label, e.index) for e in scores.errors] == [("huge", 0)]
+    assert "1e+308 times its weight of 10 is not finite" in scores.errors[0].message
+    assert scores.valid.tolist() == [False, True] and scores.total[1] == 6.0
+    assert [e is not None for e in scores.token_rewards] == [False, "Token" in returned]
+
+
+def test_rewards_that_are_finite_alone_and_infinite_together_fail_too(suite, plugin):
+    plugin(
+        '@reward("right", kind="outcome")\ndef right(ts): return [t.task["v"] for t in ts]\n'
+        '@reward("more", kind="shaping")\ndef more(ts): return [t.task["v"] for t in ts]\n'
+    )
+    sections = [{"name": "mine.py:right"}, {"name": "mine.py:more", "only_when_correct": True}]
+    scores = suite(*sections).score([row("a", v=1.5e308), row("b", v=1.0)])
+    assert scores.valid.tolist() == [False, True] and scores.correct.tolist() == [False, True]
+    assert [(e.label, e.index) for e in scores.errors] == [("more", 0)] and scores.failures["more"] == 1
+    assert np.isnan(scores.total[0]) and scores.total[1] == 2.0
+
+
+@pytest.mark.parametrize("schedule", [{0: float("inf")}, {0: float("nan")}, {-1: 1.0}, {}])
+def test_a_schedule_has_finite_factors_at_steps_from_0(schedule):
+    with pytest.raises(ValidationError, match="weight_schedule"):
+        RewardSection(name="x", weight_schedule=schedule)
+
+
+TWO_OUTCOMES = (
+    '@reward("exact", kind="outcome")\ndef exact(ts): return [t.task.get("exact", 0.0) for t in ts]\n'
+    '@reward("f1", kind="outcome")\ndef f1(ts): return [t.task.get("f1") for t in ts]\n'
+)
+CAP = {"name": "truncation", "limit": 2}
+
+
+def scored(tmp_path, sections, success, rows):
+    context = RewardContext(base_dir=tmp_path)
+    return RewardSuite([RewardSection(**s) for s in sections], context, SuccessSection(**success)).score(rows)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "success", "message"),
+    [
+        ([{"name": "mine.py:exact", "weight": 0.9}], {}, "'exact' must add it with weight 1"),
+        ([{"name": "mine.py:exact", "weight_schedule": {0: 1.0, 9: 0.0}}], {}, "'exact' must add it with weight 1"),
+        ([{"name": "mine.py:exact"}, {"name": "mine.py:f1"}], {}, "there are several: exact, f1. Name it"),
+        ([{"name": "mine.py:f1"}], {}, r"'f1' gave 0\.6 to a success \(row 'a'\)"),
+        ([{"name": "mine.py:f1"}], {"threshold": 0.8}, r"'f1' gave 0\.6 to a failure \(row 'a'\)"),
+        ([{"name": "mine.py:exact"}], {"threshold": 0.0}, r"'exact' gave 0 to a success \(row 'b'\)"),
+    ],
+)
+def test_a_reward_that_stands_for_the_outcome_too_refuses_one_that_is_not_0_or_1(
+    plugin, tmp_path, outcomes, success, message
+):
+    plugin(TWO_OUTCOMES)
+    with pytest.raises(PluginError, match=rf"reward 'truncation' takes 1\[success\] away.*{message}"):
+        scored(tmp_path, [*outcomes, CAP], success, [row("a", exact=1.0, f1=0.6), row("b", exact=0.0)])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "success", "totals"),
+    [
+        ([{"name": "mine.py:exact"}], {}, [0.0, 0.0]),
+        ([{"name": "mine.py:exact", "weight_schedule": {0: 1.0}}], {}, [0.0, 0.0]),
+        ([{"name": "mine.py:exact"}, {"name": "mine.py:f1", "weight": 0.5}], {"outcome": "exact"}, [0.5, 0.0]),
+    ],
+)
+def test_with_an_outcome_of_0_and_1_the_sum_is_the_papers_reward(plugin, tmp_path, outcomes, success, totals):
+    plugin(TWO_OUTCOMES)
+    rows = [row("a", exact=1.0, f1=1.0), row("b", exact=0.0)]  # of 3 tokens: one more than allowed
+    assert scored(tmp_path, [*outcomes, CAP], success, rows).total.tolist() == totals
+
+
+def test_two_rewards_that_write_one_track_are_refused(plugin, tmp_path):
+    plugin(
+        '@reward("cost", kind="shaping")\nclass Cost:\n    def __init__(self, track="cost"): self.track = track\n'
+        "    def __call__(self, ts):\n        for t in ts: t.set_track(self.track, [0.0] * len(t.completion_ids))\n"
+        "        return [0.0] * len(ts)\n"
+    )
+    one, other = {"name": "mine.py:cost"}, {"name": "mine.py:cost", "label": "control"}
+    with pytest.raises(PluginError, match=r"'cost' and 'control' both attach the track 'cost'.*track: control_track"):
+        scored(tmp_path, [one, other], {}, [row()])
+    rows = [row()]
+    scored(tmp_path, [one, other | {"track": "control_track"}], {}, rows)
+    assert set(rows[0].tracks) == {"cost", "control_track"}

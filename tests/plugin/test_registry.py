@@ -225,3 +225,26 @@ def test_listing_rewards_imports_no_heavy_module():
     assert found["math_correct"][0] == "outcome"
     assert "timeout: float" in found["math_correct"][2]
     assert all(summary for _, summary, _ in found.values()), "every built-in reward has a docstring"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("def f(:\n", "syntax error"), ("x = '\0'\n", "null bytes")],
+)
+def test_an_entry_point_that_cannot_be_read_is_listed_with_the_reason(package, source, reason):
+    package({"other": "fine_module:short", "broken": "bad_module:f"}, fine_module=SHORT, bad_module=source)
+    described = {d.name: d for d in describe_rewards()}
+    assert described["other"].kind == "shaping" and described["math_correct"].kind == "outcome"
+    summary = described["broken"].summary
+    assert "unreadable: entry point broken = bad_module:f of other-rewards" in summary and reason in summary
+
+
+def test_an_entry_point_in_a_package_that_does_not_import_says_so(package):
+    package({"broken": "bad_package.part:f"}, bad_package="raise RuntimeError('no GPU here')\n")
+    (found,) = [d for d in describe_rewards() if d.name == "broken"]
+    assert "unreadable" in found.summary and "RuntimeError: no GPU here" in found.summary
+
+
+def test_an_unknown_prior_gets_the_nearest(suite):
+    with pytest.raises(PluginError, match=r"no prior is named 'laplas' \(did you mean 'laplace'\?\); known: language_"):
+        suite({"name": "surprisal", "prior": {"name": "laplas"}})

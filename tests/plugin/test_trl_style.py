@@ -95,3 +95,49 @@ def test_the_real_trl_rewards_work(suite, trajectory):
     assert scores.shaping.tolist() == [0.5, 0.0, 0.5]
     assert scores.correct.tolist() == [True, False, False]
     assert scores.extras["gold_parsed"][0].startswith("[1/3")
+
+
+LOGS = """
+def {name}(prompts, log_metric, log_extra, **kwargs):
+    log_metric("m", {value})
+    log_metric("m", {value})
+    log_extra("seen", [{value}] * len(prompts))
+    log_extra("{name} alone", ["x"] * len(prompts))
+    return [0.0] * len(prompts)
+"""
+
+
+def test_what_two_functions_log_under_one_name_is_kept_of_both(suite, plugin, trajectory):
+    plugin(LOGS.format(name="f", value=1.0) + LOGS.format(name="g", value=4.0))
+    rows = [trajectory(0), trajectory(1)]
+    scores = suite(*({"name": f"mine.py:{name}", "kind": "outcome"} for name in "fg")).score(rows)
+    assert scores.metrics == {"m": 2.5}
+    assert scores.extras == {"seen": [[1.0, 4.0]] * 2, "f alone": ["x"] * 2, "g alone": ["x"] * 2}
+    assert rows[1].extras == {"seen": [1.0, 4.0], "f alone": "x", "g alone": "x"}
+
+
+def test_a_call_that_is_made_again_does_not_log_twice(suite, plugin, trajectory):
+    plugin(
+        "def f(completion_ids, log_extra, **kwargs):\n    log_extra('n', [len(ids) for ids in completion_ids])\n"
+        "    return [1.0] * (1 if len(completion_ids) > 1 else len(completion_ids))\n"
+    )
+    rows = [trajectory(0, tokens=2), trajectory(1, tokens=3)]
+    assert suite({"name": "mine.py:f", "kind": "outcome"}).score(rows).extras == {"n": [2, 3]}
+
+
+@pytest.mark.parametrize("call", ["def __call__(self, prompts, completions, **kwargs)", "def __call__(self, **kwargs)"])
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_class_called_as_trl_calls_works(suite, plugin, trajectory, call, prefix):
+    plugin(
+        f"class Long:\n    def __init__(self, *, least: int): self.least = least\n    {prefix}{call}:\n"
+        "        seen = kwargs['completions'] if 'completions' in kwargs else completions\n"
+        "        return [float(len(c) >= self.least) for c in seen]\n"
+    )
+    one = suite({"name": "mine.py:Long", "kind": "outcome", "least": 4})
+    assert one.score([trajectory(0, text="1234"), trajectory(1, text="123")]).outcome.tolist() == [1.0, 0.0]
+    assert one.rewards[0].is_async == bool(prefix)
+
+
+def test_outside_of_training_the_trainers_state_is_that_of_step_0(suite, plugin, trajectory):
+    plugin("def f(prompts, trainer_state, **kwargs): return [trainer_state.global_step + 0.5] * len(prompts)\n")
+    assert suite({"name": "mine.py:f", "kind": "outcome"}).score([trajectory()]).outcome.tolist() == [0.5]

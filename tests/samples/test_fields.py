@@ -56,6 +56,33 @@ def test_a_conversation_is_its_assistants_words(tmp_path):
         read(tmp_path, [ROW | {"completion": tool}])
 
 
+TALK = [
+    {"role": "user", "content": "What is 1 + 1?"},
+    {"role": "assistant", "content": "I search."},
+    {"role": "tool", "content": "2"},
+    {"role": "assistant", "content": "It is 2."},
+]
+
+
+@pytest.mark.parametrize("after", [[], [{"role": "user", "content": "Episode finished."}]])
+def test_of_a_conversation_alone_the_assistants_last_message_is_the_completion(tmp_path, after):
+    (only,) = read(tmp_path, [{"messages": TALK + after, "answers": ["2"]}])
+    assert (only.text, only.task["prompt"], only.task["answer"]) == ("It is 2.", TALK[:3], ["2"])
+    (asked,) = read(tmp_path, [{"question": "What is 1 + 1?", "messages": TALK + after}])
+    assert (asked.text, asked.task["prompt"]) == ("It is 2.", "What is 1 + 1?")
+    assert "messages" not in asked.task
+
+
+def test_messages_beside_a_completion_are_its_prompt(tmp_path):
+    (only,) = read(tmp_path, [{"messages": TALK[:1], "completion": "It is 2."}])
+    assert (only.text, only.task["prompt"]) == ("It is 2.", TALK[:1])
+
+
+def test_a_conversation_without_the_assistant_is_refused_with_its_line(tmp_path):
+    with pytest.raises(UserError, match="line 1: messages: there is none of the assistant"):
+        read(tmp_path, [{"question": "q", "messages": TALK[:1]}])
+
+
 def test_completions_of_one_problem_share_its_prompt_or_its_group_column(tmp_path):
     rows = [ROW, ROW | {"prompt": "What is 1 + 2?", "answer": "3"}, ROW]
     groups = [c.group for c in read(tmp_path, rows)]

@@ -83,6 +83,22 @@ def fails_on_first_draws(trajectories):
     return [float(t.member % 2) for t in trajectories]
 
 
+@reward("never_applies", kind="shaping")
+def never_applies(trajectories):
+    """None for everything, and a diagnostic on every second member."""
+    for t in trajectories:
+        if t.member % 2:
+            t.diagnostics["odd_tokens"] = t.num_tokens
+    return [None] * len(trajectories)
+
+
+def logging_for_trl(completion_ids, log_metric, log_extra, **kwargs):
+    """As TRL's rewards are written: applies to completions of more than three tokens."""
+    log_metric("longest", max(len(ids) for ids in completion_ids))
+    log_extra("first_id", [ids[0] for ids in completion_ids])
+    return [1.0 if len(ids) > 3 else None for ids in completion_ids]
+
+
 @reward("always_fails", kind="outcome")
 def always_fails(trajectories):
     raise RuntimeError("the grader is gone")

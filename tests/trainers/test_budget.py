@@ -76,6 +76,37 @@ def test_the_price_stays_within_its_bounds_and_does_not_wind_up():
     assert budget.reward.weight == 0.0
 
 
+def _said(budget, windows):
+    said = []
+    for tokens in windows:
+        _observe(budget, tokens)
+        said.append(budget.warning())
+    return said
+
+
+def test_a_price_that_stays_at_its_bound_without_effect_is_warned_of_once():
+    said = _said(_budget(tokens="-50%", smoothing=0.0), [100.0] * 30)
+    assert [i for i, text in enumerate(said) if text] == [9]
+    assert "at max_price (2) for 10 windows, and the tokens stay at 100 (budget 50)" in said[9]
+    said = _said(_budget(tokens="-20%", smoothing=0.0), [100.0] + [60.0] * 30)
+    assert [i for i, text in enumerate(said) if text] == [10]
+    assert "at min_price (0) for 10 windows, and the tokens stay at 60 (budget 80)" in said[10]
+
+
+@pytest.mark.parametrize(
+    ("section", "windows"),
+    [
+        ({"tokens": "-50%"}, [100.0 - i for i in range(25)]),  # on its way
+        ({"tokens": "-20%"}, [100.0] + [77.0] * 30),  # at min_price, 3 points below the budget: met
+        ({"tokens": "-50%", "gain": 1.0}, [100.0] * 14),  # not at a bound yet
+        ({"tokens": "-50%"}, ([100.0] * 8 + [51.0]) * 3),  # never ten in a row
+        ({"tokens": "-50%"}, [100.0] * 5 + [10.0] * 5),  # from one bound to the other
+    ],
+)
+def test_a_price_on_its_way_or_a_budget_that_is_met_is_not_warned_of(section, windows):
+    assert set(_said(_budget(smoothing=0.0, **section), windows)) == {None}
+
+
 def test_only_right_answers_count_when_asked_and_a_window_without_any_changes_nothing():
     budget = _budget(tokens="-50%", count="right", smoothing=0.0)
     _observe(budget, 100.0, **{"tokens/right": 80.0})

@@ -191,6 +191,44 @@ def test_each_reward_tells_its_weight_its_failures_and_its_time(tmp_path, tiny_m
     assert all(line["errors/even_length"] == 0 and line["seconds/reward/even_length"] > 0 for line in lines)
 
 
+def test_what_rewards_attach_and_log_is_in_the_metrics_and_with_the_completions(
+    tmp_path, tiny_model_dir, monkeypatch, capsys
+):
+    rewards = [
+        {"name": f"{HERE}:even_length"},
+        {"name": f"{HERE}:never_applies"},
+        {"name": f"{HERE}:logging_for_trl", "kind": "shaping"},
+    ]
+    _, trainer = _first_gradient(tiny_recipe(tiny_model_dir, tmp_path, rewards=rewards), monkeypatch)
+    for step, line in enumerate(trainer.run_folder.read_metrics()):
+        saved = read_trajectories(trainer.run_folder.path / "trajectories" / f"step-{step:06d}-rank0.parquet")
+        lengths = [t.num_tokens for t in saved]
+        assert line["diagnostics/odd_tokens"] == pytest.approx(np.mean(lengths[1::2]))
+        assert [t.diagnostics for t in saved[:2]] == [{}, {"odd_tokens": lengths[1]}]
+        assert line["logged/longest"] == max(lengths)
+        assert [t.extras for t in saved] == [{"first_id": t.completion_ids[0]} for t in saved]
+        shares = [line[f"applies/{label}"] for label in ("even_length", "never_applies", "logging_for_trl")]
+        assert shares == [1.0, 0.0, np.mean([n > 3 for n in lengths])] and 0 < shares[2] < 1
+    said = [line for line in capsys.readouterr().out.splitlines() if "counted for none" in line]
+    assert len(said) == 1 and "'never_applies'" in said[0]
+
+
+def test_a_group_is_the_completions_of_one_draw_and_its_prompt(tmp_path, tiny_model_dir, monkeypatch):
+    _, trainer = _first_gradient(tiny_recipe(tiny_model_dir, tmp_path), monkeypatch)
+    files = sorted((trainer.run_folder.path / "trajectories").glob("*.parquet"))
+    groups: dict = {}
+    for t in [t for file in files for t in read_trajectories(file)]:
+        groups.setdefault(t.group, []).append(t)
+    assert sorted(groups) == [0, 1, 2, 3]  # two steps of two draws, none used twice
+    prompt_of = {row["id"]: row["prompt"] for row in trainer.collector.stream.rows}
+    for members in groups.values():
+        assert [t.member for t in members] == [0, 1, 2, 3]
+        (task,) = {t.task["id"] for t in members}
+        (prompt,) = {tuple(t.segments[0].prompt_ids) for t in members}
+        assert trainer.processing_class.decode(prompt) == prompt_of[task]
+    assert len({members[0].task["id"] for members in groups.values()}) == 4
+
+
 def test_groups_share_their_prompt_and_members_differ(tmp_path, tiny_model_dir, monkeypatch):
     engine = RandomEngine()
     recipe = tiny_recipe(tiny_model_dir, tmp_path, **{"trainer.steps": 2})

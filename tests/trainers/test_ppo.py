@@ -21,7 +21,7 @@ from tests.trainers.support import HERE, RandomEngine, tiny_recipe
 
 pytestmark = [pytest.mark.trl]
 
-PPO = {"trainer.name": "ppo", "critic": {"learning_rate": 2e-3, "max_grad_norm": 1e9}}
+PPO = {"trainer.name": "ppo", "critic": {"learning_rate": 2e-3, "max_grad_norm": 1e9, "value_clip": 0.1}}
 
 
 @pytest.fixture
@@ -151,6 +151,7 @@ def test_both_gradients_equal_a_plain_implementation_over_epochs_and_mini_batche
     assert {orders[0], orders[1]} != {orders[2], orders[3]}
     line = {name: value for line in watch.folder.read_metrics()[4:6] for name, value in line.items()}
     assert {"critic/loss", "critic/clip_share", "critic/explained_variance", "critic/grad_norm"} <= set(line)
+    assert max(line["critic/clip_share"] for line in watch.folder.read_metrics()) > 0
     assert "kl_old_new" in line and ("kl_reward" in line) == (trainer.kl_in == "reward")
 
 
@@ -171,7 +172,10 @@ def test_the_critic_can_learn_alone_first(tmp_path, tiny_model_dir, monkeypatch,
         tmp_path,
         **PPO | {"critic": {"learning_rate": 1e-3, "warmup_steps": 2}, "trainer.steps": 4, "trainer.weight_decay": 0.1},
     )
-    policy, critic = zip(*_train(recipe, monkeypatch).weights, strict=True)
+    watch = _train(recipe, monkeypatch)
+    policy, critic = zip(*watch.weights, strict=True)
+    # Adam's moments learn nothing from a skipped step, either.
+    assert [any(g.any() for g in own.values()) for own, _ in watch.gradients] == [False, False, True, True]
     assert [_same(policy[k], policy[k + 1]) for k in range(4)] == [True, True, False, False]
     assert not any(_same(critic[k], critic[k + 1]) for k in range(4))
     lines = RunFolder(tmp_path / "runs" / "run").read_metrics()
