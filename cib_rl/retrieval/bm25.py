@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cib_rl.errors import UserError
 from cib_rl.recipe import Section
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.retrieval.documents import DocumentStore
+from cib_rl.retrieval.extra import require
 from cib_rl.retrieval.index_io import read_manifest
 from cib_rl.retrieval.words import IndexSettings, Words
 
@@ -36,10 +36,9 @@ class BM25Retriever(Retriever):
     """
 
     def __init__(self, settings: BM25Settings, base_dir: Path) -> None:
-        try:
-            import bm25s
-        except ImportError as error:
-            raise UserError("retriever bm25 needs bm25s: pip install 'cib-rl[search]'") from error
+        require("retriever bm25", "bm25s")
+        import bm25s
+
         folder = base_dir / settings.path.expanduser()
         self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
         self._words = Words(IndexSettings.model_validate(self.manifest.settings))

@@ -19,6 +19,7 @@ from cib_rl.errors import UserError
 from cib_rl.progress import RunProgress
 from cib_rl.retrieval.corpus import CorpusProblems, read_corpus
 from cib_rl.retrieval.documents import DocumentStore, DocumentWriter
+from cib_rl.retrieval.extra import require
 from cib_rl.retrieval.index_io import CorpusEntry, Manifest, new_index_folder, read_manifest, write_manifest
 from cib_rl.retrieval.words import IndexSettings, Words
 
@@ -35,6 +36,7 @@ def build_index(
     Needs disk for the index and, while it builds, 4 bytes for each word of the corpus.
     Raises UserError that names file and line for rows that are broken, empty or have an id that stood before.
     """
+    require("building an index", "bm25s", "scipy")
     import bm25s
 
     settings = settings or IndexSettings()
