@@ -14,7 +14,7 @@ from cib_rl.errors import UserError
 
 VERBS = [
     [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["rewards", "show"], ["rewards", "try"],
-    ["audit"], ["doctor"], ["retriever"], ["retriever", "build"], ["retriever", "query"],
+    ["audit"], ["doctor"], ["retriever"], ["retriever", "build"], ["retriever", "query"], ["retriever", "serve"],
     ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "copy"],
 ]  # fmt: skip
 

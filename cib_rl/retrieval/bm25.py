@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from cib_rl.recipe import Section
@@ -43,6 +44,8 @@ class BM25Retriever(Retriever):
         self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
         self._words = Words(IndexSettings.model_validate(self.manifest.settings))
         self._index = bm25s.BM25.load(folder, mmap=True)
+        # Plain views of the same memory: slices of np.memmap are slow to make, and a search makes two for each word.
+        self._index.scores |= {name: np.asarray(self._index.scores[name]) for name in ("data", "indices", "indptr")}
         self._documents = DocumentStore(folder)
         self._keep_unmatched = settings.keep_unmatched
         self._threads: ThreadPoolExecutor | None = ThreadPoolExecutor(settings.threads, "bm25")
@@ -61,13 +64,10 @@ class BM25Retriever(Retriever):
         numbers, scores = self._index.retrieve(
             self._words(queries), k=min(k, len(self)), show_progress=False, backend_selection="numpy"
         )
+        get, keep = self._documents.get, self._keep_unmatched
         return [
-            [
-                self._documents.get(int(number), float(score))
-                for number, score in zip(row, row_scores, strict=True)
-                if score > 0 or self._keep_unmatched
-            ]
-            for row, row_scores in zip(numbers, scores, strict=True)
+            [get(number, score) for number, score in zip(*row, strict=True) if score > 0 or keep]
+            for row in zip(numbers.tolist(), scores.tolist(), strict=True)
         ]
 
     async def close(self) -> None:

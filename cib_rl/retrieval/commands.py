@@ -74,3 +74,36 @@ def query(
         console.print(Text(document.text + "\n"))
     if not found:
         console.print("no document holds a word of this query")
+
+
+@retriever_app.command("serve")
+def serve(
+    index: IndexArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[Path | None, typer.Option(help="File with a bearer token that clients must send.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Searches that run at once.")] = 1,
+    default_k: Annotated[int, typer.Option(min=1, help="Documents per query when a request does not say.")] = 3,
+    max_queries: Annotated[int, typer.Option(min=1, help="Queries in a request, at most.")] = 256,
+    max_k: Annotated[int, typer.Option(min=1, help="Documents per query, at most.")] = 100,
+    max_query_chars: Annotated[int, typer.Option(min=1, help="Characters of a query, at most.")] = 4096,
+    max_pending: Annotated[
+        int, typer.Option(min=1, help="Queries that may wait; beyond it requests get 503.")
+    ] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request; beyond it it gets 504.")] = 30.0,
+) -> None:
+    """Serve an index over the Search-R1 API.
+
+    POST /retrieve and GET /health, until interrupted; requests under way are finished first.
+    """
+    from cib_rl.retrieval.extra import require
+    from cib_rl.retrieval.factory import validated
+
+    require("`cib-rl retriever serve`", "bm25s", "fastapi", "uvicorn", "httpx")
+    from cib_rl.retrieval.server import ServerSettings, serve_index
+
+    keys = {
+        "default_k": default_k, "max_queries": max_queries, "max_k": max_k, "max_query_chars": max_query_chars,
+        "max_pending": max_pending, "timeout": timeout,
+    }  # fmt: skip
+    serve_index(index, validated(ServerSettings, keys, "retriever serve"), host, port, token_file, threads)

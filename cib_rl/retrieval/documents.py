@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 from array import array
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,8 @@ class DocumentStore:
     """Documents by number. Only what is read comes into memory, and the system may drop it again."""
 
     def __init__(self, folder: Path) -> None:
-        self._offsets = np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False)
+        # A plain view: every access through np.memmap itself costs a microsecond more.
+        self._offsets = np.asarray(np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False))
         with (folder / TEXTS).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -49,8 +49,9 @@ class DocumentStore:
 
     def get(self, number: int, score: float | None = None) -> Document:
         """Document `number` (from 0) with `score`."""
-        row = self._map[int(self._offsets[number]) : int(self._offsets[number + 1])]
-        return replace(Document(**json.loads(row)), score=score)
+        start, end = self._offsets[number : number + 2].tolist()
+        row = json.loads(self._map[start:end].decode())
+        return Document(row["id"], row["title"], row["text"], score)
 
     def close(self) -> None:
         self._map.close()

@@ -24,6 +24,17 @@ def test_build_and_query(tmp_path):
     assert run("query", tmp_path / "index", "zzz").output == "no document holds a word of this query\n"
 
 
+def test_a_missing_package_is_named_with_the_extra_that_has_it(tmp_path, monkeypatch):
+    index_of(tmp_path, ROWS)
+    monkeypatch.setattr("cib_rl.retrieval.extra.find_spec", lambda name: None)
+    for arguments in (
+        ["build", tmp_path / "corpus.jsonl", "--out", tmp_path / "x"],
+        ["query", tmp_path / "index", "q"],
+    ):
+        assert "needs bm25s" in run(*arguments).stderr
+    assert "needs bm25s and fastapi and uvicorn and httpx: pip install 'cib-rl[search]'" in run("serve", "x").stderr
+
+
 def test_documents_are_shown_as_they_are_and_never_as_markup(tmp_path):
     index = index_of(tmp_path, [{"id": "[red]", "title": "[bold]x[/bold]", "text": "a [link=evil]marked[/link] text"}])
     shown = run("query", index, "marked").output
