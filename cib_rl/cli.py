@@ -13,6 +13,7 @@ from cib_rl.audit.command import audit
 from cib_rl.errors import UserError
 from cib_rl.eval_command import evaluate
 from cib_rl.grams.commands import grams_app
+from cib_rl.retrieval.commands import retriever_app
 from cib_rl.tryout.commands import rewards_app
 from cib_rl.version import __version__
 
@@ -51,6 +52,7 @@ recipes_app = typer.Typer(
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(grams_app, name="grams")
+app.add_typer(retriever_app, name="retriever")
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")

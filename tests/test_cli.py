@@ -15,11 +15,11 @@ from cib_rl.errors import UserError
 
 VERBS = [
     [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["rewards", "show"], ["rewards", "try"],
-    ["audit"], ["doctor"],
+    ["audit"], ["doctor"], ["retriever"], ["retriever", "build"], ["retriever", "query"], ["retriever", "serve"],
     ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "copy"],
 ]  # fmt: skip
 
-HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "numpy", "matplotlib"}
+HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "numpy", "matplotlib", "bm25s", "httpx", "fastapi"}
 
 
 def run(*arguments: str):

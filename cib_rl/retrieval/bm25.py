@@ -1,0 +1,77 @@
+"""BM25 over an index on disk: bm25s's scores, memory-mapped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from cib_rl.recipe import Section
+from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.retrieval.documents import DocumentStore
+from cib_rl.retrieval.extra import require
+from cib_rl.retrieval.index_io import read_manifest
+from cib_rl.retrieval.words import IndexSettings, Words
+
+
+class BM25Settings(Section):
+    """Keys of the retriever `bm25`."""
+
+    path: Path = Field(description="folder made by `cib-rl retriever build`")
+    verify: bool = Field(True, description="compare the index's checksums when it is opened (reads all of it once)")
+    keep_unmatched: bool = Field(
+        False, description="fill up to k with documents that hold none of the query's words, as bm25s does (score 0)"
+    )
+    threads: int = Field(1, ge=1, description="searches that run at once")
+
+
+class BM25Retriever(Retriever):
+    """Searches in threads of its own. Scores and their order are bm25s's; documents with score 0 are left out unless
+    `keep_unmatched`, so a result may be shorter than k.
+
+    Raises UserError when the index is missing, damaged or of another version.
+    """
+
+    def __init__(self, settings: BM25Settings, base_dir: Path) -> None:
+        require("retriever bm25", "bm25s")
+        import bm25s
+
+        folder = base_dir / settings.path.expanduser()
+        self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
+        self._words = Words(IndexSettings.model_validate(self.manifest.settings))
+        self._index = bm25s.BM25.load(folder, mmap=True)
+        # Plain views of the same memory: slices of np.memmap are slow to make, and a search makes two for each word.
+        self._index.scores |= {name: np.asarray(self._index.scores[name]) for name in ("data", "indices", "indptr")}
+        self._documents = DocumentStore(folder)
+        self._keep_unmatched = settings.keep_unmatched
+        self._threads: ThreadPoolExecutor | None = ThreadPoolExecutor(settings.threads, "bm25")
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
+        if self._threads is None:
+            raise RetrievalError("closed", "the retriever is closed")
+        if not queries:
+            return []
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._search, list(queries), k)
+
+    def _search(self, queries: list[str], k: int) -> list[list[Document]]:
+        numbers, scores = self._index.retrieve(
+            self._words(queries), k=min(k, len(self)), show_progress=False, backend_selection="numpy"
+        )
+        get, keep = self._documents.get, self._keep_unmatched
+        return [
+            [get(number, score) for number, score in zip(*row, strict=True) if score > 0 or keep]
+            for row in zip(numbers.tolist(), scores.tolist(), strict=True)
+        ]
+
+    async def close(self) -> None:
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await asyncio.to_thread(threads.shutdown)
+            self._documents.close()

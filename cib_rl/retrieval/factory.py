@@ -1,0 +1,59 @@
+"""The retriever a recipe asks for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cib_rl.errors import UserError
+from cib_rl.retrieval.base import Retriever
+
+BUILT_IN = ("bm25", "remote")
+S = TypeVar("S", bound=BaseModel)
+
+
+def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retriever:
+    """The retriever `name`: `bm25`, `remote`, or `package.module:Class`.
+
+    Args:
+        keys: its settings (`BM25Settings`, `RemoteSettings`, or keyword arguments of the class).
+        base_dir: relative paths among the settings start here.
+
+    Raises UserError when it cannot be found, imported or made, or does not know a key.
+    """
+    if name == "bm25":
+        from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings
+
+        return BM25Retriever(validated(BM25Settings, keys, "retriever"), base_dir)
+    if name == "remote":
+        from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
+
+        return RemoteRetriever(validated(RemoteSettings, keys, "retriever"), base_dir)
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise UserError(f"retriever.name: unknown {name!r}; known: {', '.join(BUILT_IN)}, or package.module:Class")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"retriever.name: cannot load {name!r}: {error}") from error
+    try:
+        retriever: Retriever = factory(base_dir=base_dir, **keys)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"retriever {name!r} cannot be built: {type(error).__name__}: {error}") from error
+    return retriever
+
+
+def validated(schema: type[S], keys: Mapping[str, Any], name: str) -> S:
+    """The settings `keys` by `schema`. Raises UserError that names each wrong key, after `name`."""
+    from cib_rl.recipe_problems import describe
+
+    try:
+        return schema.model_validate(dict(keys))
+    except ValidationError as error:
+        raise UserError(describe(error, schema, dict(keys), {}, name)) from error

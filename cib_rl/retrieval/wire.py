@@ -1,0 +1,58 @@
+"""The Search-R1 retrieval API: `POST /retrieve` with `queries`, `topk`, `return_scores`.
+
+The answer is `{"result": [one list per query]}`. With scores an entry is `{"document": {"id", "contents"}, "score"}`,
+without them it is the document itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cib_rl.retrieval.base import Document, RetrievalError, split_contents
+
+
+def to_wire(results: Sequence[Sequence[Document]], *, scores: bool) -> dict[str, Any]:
+    """The answer of a server."""
+    return {"result": [[_entry(document, scores) for document in found] for found in results]}
+
+
+def _entry(document: Document, scores: bool) -> dict[str, Any]:
+    own = {"id": document.id, "contents": document.contents}
+    return {"document": own, "score": document.score} if scores else own
+
+
+def from_wire(answer: Any, queries: int, k: int) -> list[list[Document]]:
+    """The documents of an answer to `queries` queries, at most `k` for each; both shapes are read.
+
+    Raises RetrievalError (`wrong_shape`) that says what does not fit.
+    """
+    results = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(results, list):
+        raise RetrievalError("wrong_shape", 'the answer is no object with a list "result"')
+    if len(results) != queries:
+        raise RetrievalError("wrong_shape", f"{queries} queries were sent, {len(results)} results came back")
+    for found in results:
+        if not isinstance(found, list):
+            raise RetrievalError("wrong_shape", f"a query's result is a {type(found).__name__}, not a list")
+    return [[_document(entry) for entry in found[:k]] for found in results]
+
+
+def _document(entry: Any) -> Document:
+    score = None
+    if isinstance(entry, dict) and "document" in entry:
+        score, entry = entry.get("score"), entry["document"]
+    if isinstance(entry, str):
+        entry = {"contents": entry}
+    if not isinstance(entry, dict):
+        raise RetrievalError("wrong_shape", f"a document is a {type(entry).__name__}, not an object")
+    if isinstance(score, bool) or not isinstance(score, int | float | None):
+        raise RetrievalError("wrong_shape", f"a score is a {type(score).__name__}, not a number")
+    contents, text, title = entry.get("contents"), entry.get("text"), entry.get("title")
+    if isinstance(contents, str):
+        own_title, own_text = split_contents(contents)
+        title, text = own_title or title, own_text
+    if not isinstance(text, str):
+        raise RetrievalError("wrong_shape", 'a document has neither "contents" nor "text"')
+    name = entry.get("id", "")
+    return Document(str(name), title if isinstance(title, str) else "", text, None if score is None else float(score))
