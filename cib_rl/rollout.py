@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +17,9 @@ from cib_rl.errors import UserError
 from cib_rl.grading.answers import extract_answer
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason, Trajectory
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Rollouts:
         told after each episode how many have ended.
         """
         started = time.perf_counter()
-        trajectories = _run_anywhere(self._run_all(episodes, sampling, on_episode))
+        trajectories = run_anywhere(self._run_all(episodes, sampling, on_episode))
         for trajectory in trajectories:
             finish(trajectory, self.tokenizer, self.answer_style)
         self.seconds = time.perf_counter() - started
@@ -109,7 +112,7 @@ def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_st
     trajectory.answer = extract_answer(trajectory.policy_text, answer_style, special_tokens=marks)
 
 
-def _run_anywhere(coroutine: Coroutine[Any, Any, list[Trajectory]]) -> list[Trajectory]:
+def run_anywhere(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """`asyncio.run`, in a thread of its own where a loop runs already (notebooks)."""
     try:
         asyncio.get_running_loop()

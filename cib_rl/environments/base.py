@@ -58,7 +58,9 @@ class Environment(Protocol):
     `section.kwargs` holds the recipe's keys that are no fields of the section: check them in the constructor and raise
     UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
     (`record_generation` writes all three); text, answer, group and member are filled in by the rollout. An exception
-    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run.
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Two methods
+    may be there: `check()`, called once before training, raises UserError where episodes could not run (a server that
+    does not answer, say), and `close()` is called at the end.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...

@@ -20,6 +20,7 @@ from cib_rl.environments.search_protocol import PRESETS, Protocol
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.rollout import run_anywhere
 from cib_rl.spans import decode
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
@@ -115,6 +116,14 @@ class Search:
         if self.keys.drop_failed and counts["failed_queries"]:
             trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
         return trajectory
+
+    def check(self) -> None:
+        """Raises UserError when the retriever cannot answer; asked once, before training."""
+        run_anywhere(self.retriever.check())
+
+    def close(self) -> None:
+        """Release the retriever."""
+        run_anywhere(self.retriever.close())
 
     def _prompt(self, task: Mapping[str, Any]) -> list[int]:
         question = task["prompt"]

@@ -130,6 +130,8 @@ def prepare(
     engine: Engine | None = None
     merged = ExitStack()
     try:
+        merged.callback(getattr(environment, "close", _nothing))
+        getattr(environment, "check", _nothing)()
         reports = check_rows(recipe, rows, suite)
         check_rows(recipe, held_out, suite, evaluation=True)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
@@ -243,6 +245,10 @@ def _make_policy(recipe: Recipe, reference: str) -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _nothing() -> None:
+    """For environments without `check` or `close`."""
 
 
 def _make_critic(recipe: Recipe, reference: str, base_dir: Path, tokenizer: Any) -> Any:

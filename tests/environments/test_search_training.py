@@ -1,0 +1,152 @@
+"""Training over search episodes: a real BM25 index, scripted words, the whole of the rest real."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+
+from cib_rl.engines.base import Engine, Generation
+from cib_rl.errors import UserError
+from cib_rl.retrieval.build import build_index
+from cib_rl.run_folder import RunFolder
+from cib_rl.trainers import run
+from cib_rl.trajectory import StopReason
+from cib_rl.trajectory_io import read_trajectories
+from tests.conftest import build_tiny_model
+from tests.trained_tokenizers import byte_level
+from tests.trainers.support import tiny_recipe
+
+pytestmark = [pytest.mark.trl]
+
+PEOPLE = {"Ada": "Rome", "Bo": "Oslo", "Cy": "Bern", "Di": "Kyiv"}
+
+
+class Searcher(Engine):
+    """Searches for one or two people, then answers, sometimes wrongly; all from the request's seed and its context."""
+
+    tokenizer = byte_level()
+
+    async def generate(self, prompt_ids, sampling):
+        rng, context = random.Random(sampling.seed), self.tokenizer.decode(prompt_ids[-60:])
+        if "</information>" in context and rng.random() < 0.9:
+            text = f"<think>wait, so</think><answer>{rng.choice(list(PEOPLE.values()))}</answer>"
+        else:
+            text = (
+                f"<think>let me see</think><search>{' ## '.join(rng.sample(list(PEOPLE), rng.randint(1, 2)))}</search>"
+            )
+        ids = self.tokenizer.encode(text)[: sampling.max_tokens]
+        logprobs = [-rng.uniform(0.5, 2) for _ in ids]
+        return Generation(ids, logprobs, StopReason.STOP_STRING, weights_version=self.weights_version)
+
+    def sync_weights(self, named_tensors, version):
+        self.weights_version = version
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model with a tokenizer that can write tags, an index, and questions."""
+    folder = tmp_path_factory.mktemp("search")
+    build_tiny_model(vocab_size=len(byte_level())).save_pretrained(folder / "model")
+    byte_level().save_pretrained(folder / "model")
+    rows = [{"id": name, "title": name, "text": f"{name} was born in {town}."} for name, town in PEOPLE.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_index(folder / "corpus.jsonl", folder / "index")
+    return folder
+
+
+def _recipe(place, folder, **changes):
+    folder.mkdir(exist_ok=True)
+    values = {
+        "environment": {
+            "name": "search", "max_completion_length": 300, "turns": 3, "k": 1,
+            "retriever": {"name": "bm25", "path": str(place / "index")},
+        },
+        "rewards": [
+            {"name": "qa_em"},
+            {"name": "parallel_search", "weight": 0.5},
+            {"name": "inforage", "weight": 0.5},
+            {"name": "surprisal", "weight": 1e-3, "prior": {"name": "language_model", "model": str(place / "model")}},
+        ],
+        "credit": [{"name": "group"}, {"name": "hicra", "grams": ["let me", "wait so", "was born", "born in"]}],
+        "trainer.steps": 4, "trainer.save_every": 1, "trainer.steps_per_window": 2, "deterministic": True,
+    }  # fmt: skip
+    recipe = tiny_recipe(place / "model", folder, **{**values, **changes})
+    lines = [
+        {"id": str(i), "prompt": f"Where was {name} born?", "answer": town, "type": "na", "supporting_ids": [name]}
+        for i, (name, town) in enumerate(PEOPLE.items())
+    ]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return recipe
+
+
+def _weights(recipe, resume=None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_engine", lambda *_: Searcher())
+        with run.prepare(recipe, checkpoint=resume) as trainer:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            return {n: p.detach().clone() for n, p in trainer.model.named_parameters()}, trainer.run_folder
+
+
+@pytest.mark.parametrize("trainer", ["grpo", "ppo"])
+def test_documents_are_never_scored_credited_or_marked(place, tmp_path, trainer):
+    changes = {"trainer.steps": 2}
+    if trainer == "ppo":
+        credit = [{"name": "gae", "lam": 0.9}, {"name": "hicra", "grams": ["let me", "wait so", "was born"]}]
+        changes |= {"trainer.name": "ppo", "credit": credit}
+    _, folder = _weights(_recipe(place, tmp_path / "run", **changes))
+    trajectories = read_trajectories(folder.trajectories / "step-000000-rank0.parquet")
+    seen = {"planning": 0, "turns": 0}
+    for t in trajectories:
+        assert t.num_tokens < len(t.policy_mask) and "was born in" in t.text and "was born in" not in t.policy_text
+        for name in ("surprisal", "planning", "advantage", *(("return",) if trainer == "ppo" else ())):
+            assert not any(v for v, m in zip(t.tracks[name], t.policy_mask, strict=True) if not m), name
+        seen["planning"] += sum(t.tracks["planning"])
+        seen["turns"] += len(t.turns)
+        for turn in t.turns[:-1]:
+            assert turn.searched and [[d["id"] for d in some] for some in turn.documents] == [[q] for q in turn.queries]
+        assert set(t.rewards) == {"qa_em", "parallel_search", "inforage", "surprisal"}
+    assert seen["planning"] > 0 and seen["turns"] > 2 * len(trajectories) - 1
+    line = folder.read_metrics()[0]
+    assert line["diagnostics/queries"] >= line["diagnostics/searches"] >= 1 and "diagnostics/evidence_recall" in line
+
+
+def test_four_steps_are_one_and_three_to_the_last_digit(place, tmp_path):
+    """The checkpoint of step 1 is in the middle of a window of search episodes."""
+    whole, _ = _weights(_recipe(place, tmp_path / "whole"))
+    (tmp_path / "parts" / "runs").mkdir(parents=True)
+    shutil.copytree(tmp_path / "whole" / "runs" / "run", tmp_path / "parts" / "runs" / "run")
+    checkpoints = tmp_path / "parts" / "runs" / "run" / "checkpoints"
+    for step in (2, 3, 4):
+        shutil.rmtree(checkpoints / f"step-{step:06d}")
+    parts, folder = _weights(_recipe(place, tmp_path / "parts"), resume=checkpoints / "step-000001")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    lines, others = (RunFolder(f).read_metrics() for f in (tmp_path / "whole" / "runs" / "run", folder.path))
+    for line, other in zip(lines, others, strict=True):
+        for name, value in line.items():
+            if not name.startswith(("seconds", "time", "step_time")):
+                assert value == other[name] or value != value, name
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"retriever": {"name": "bm25", "path": "nowhere"}}, "nowhere"),
+        ({"retriever": {"name": "faiss"}}, "unknown 'faiss'"),
+        ({}, "environment.retriever: Field required"),
+        ({"retriever": {"name": "remote", "url": "http://127.0.0.1:9/retrieve"}}, "127.0.0.1:9"),
+        ({"retriever": {"name": "bm25", "path": "INDEX"}, "turn": 3}, "environment.turn: Extra inputs"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_before_training(place, tmp_path, environment, says):
+    own = json.loads(json.dumps(environment).replace("INDEX", str(place / "index")))
+    recipe = _recipe(place, tmp_path / "run", environment={"name": "search", "max_completion_length": 300, **own})
+    with pytest.raises(UserError, match=says):
+        _weights(recipe)
+    assert not (tmp_path / "run" / "runs" / "run").exists()
