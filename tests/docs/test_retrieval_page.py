@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cib_rl.retrieval.build import build_index
 from cib_rl.retrieval.factory import make_retriever
 from cib_rl.retrieval.remote import PASSING_STATUS, RemoteSettings
 from cib_rl.retrieval.server import ServerSettings
+from cib_rl.retrieval.wire import to_wire
 
 PAGE = Path(__file__).parents[2] / "docs" / "retrieval.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -50,3 +52,7 @@ def test_the_corpus_it_shows_can_be_built_and_searched(tmp_path):
     retriever = make_retriever("bm25", {"path": "index"}, tmp_path)
     (found,) = asyncio.run(retriever.search(["who designed the analytical engine"], 3))
     assert [document.title for document in found] == ["Charles Babbage", "Ada Lovelace"]
+    (body,) = re.findall(r"-d '(.*?)'", TEXT)
+    (answer,) = re.findall(r'^\{"result": .*$', TEXT, re.MULTILINE)
+    served = asyncio.run(retriever.search(json.loads(body)["queries"], json.loads(body)["topk"]))
+    assert json.loads(answer) == to_wire(served, scores=True)
