@@ -15,6 +15,7 @@ from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.retrieval.batching import Batcher
 from cib_rl.retrieval.documents import DocumentStore
 from cib_rl.retrieval.extra import require
+from cib_rl.retrieval.factory import validated
 from cib_rl.retrieval.index_io import read_manifest
 from cib_rl.retrieval.words import IndexSettings, Words
 
@@ -45,7 +46,7 @@ class BM25Retriever(Retriever):
 
         folder = base_dir / settings.path.expanduser()
         self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
-        self._words = Words(IndexSettings.model_validate(self.manifest.settings))
+        self._words = Words(validated(IndexSettings, self.manifest.settings, f"{folder}/manifest.json"))
         self._index = bm25s.BM25.load(folder, mmap=True)
         # Plain views of the same memory: slices of np.memmap are slow to make, and a search makes two for each word.
         self._index.scores |= {name: np.asarray(self._index.scores[name]) for name in ("data", "indices", "indptr")}
