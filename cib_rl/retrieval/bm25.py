@@ -12,10 +12,14 @@ from pydantic import Field
 
 from cib_rl.recipe import Section
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.retrieval.batching import Batcher
 from cib_rl.retrieval.documents import DocumentStore
 from cib_rl.retrieval.extra import require
+from cib_rl.retrieval.factory import validated
 from cib_rl.retrieval.index_io import read_manifest
 from cib_rl.retrieval.words import IndexSettings, Words
+
+BATCH = 64  # queries that one passage to the thread takes along
 
 
 class BM25Settings(Section):
@@ -42,12 +46,15 @@ class BM25Retriever(Retriever):
 
         folder = base_dir / settings.path.expanduser()
         self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
-        self._words = Words(IndexSettings.model_validate(self.manifest.settings))
+        self._words = Words(validated(IndexSettings, self.manifest.settings, f"{folder}/manifest.json"))
         self._index = bm25s.BM25.load(folder, mmap=True)
         # Plain views of the same memory: slices of np.memmap are slow to make, and a search makes two for each word.
         self._index.scores |= {name: np.asarray(self._index.scores[name]) for name in ("data", "indices", "indptr")}
         self._documents = DocumentStore(folder)
         self._keep_unmatched = settings.keep_unmatched
+        self._concurrency = settings.threads
+        self._batcher: Batcher | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: ThreadPoolExecutor | None = ThreadPoolExecutor(settings.threads, "bm25")
 
     def __len__(self) -> int:
@@ -56,9 +63,18 @@ class BM25Retriever(Retriever):
     async def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         if self._threads is None:
             raise RetrievalError("closed", "the retriever is closed")
-        if not queries:
-            return []
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._search, list(queries), k)
+        return await self._batches().search(queries, k)
+
+    def _batches(self) -> Batcher:
+        """The batches of the running loop: searches that run at once share one passage to the thread and back."""
+        loop = asyncio.get_running_loop()
+        if self._batcher is None or self._loop is not loop:
+            self._loop = loop
+            self._batcher = Batcher(self._in_thread, window=0.0, size=BATCH, concurrency=self._concurrency)
+        return self._batcher
+
+    async def _in_thread(self, queries: list[str], k: int) -> list[list[Document]]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._search, queries, k)
 
     def _search(self, queries: list[str], k: int) -> list[list[Document]]:
         numbers, scores = self._index.retrieve(
@@ -73,5 +89,7 @@ class BM25Retriever(Retriever):
     async def close(self) -> None:
         threads, self._threads = self._threads, None
         if threads is not None:
+            if self._batcher is not None and self._loop is asyncio.get_running_loop():
+                await self._batcher.close()
             await asyncio.to_thread(threads.shutdown)
             self._documents.close()

@@ -35,9 +35,9 @@ class CircuitBreaker:
         self._failed, self._opened, self._trying = 0, None, False
 
     def failed(self) -> None:
-        """The server did not: open after `failures` in a row, and again after a failed trial."""
+        """The server did not: open after `failures` in a row, and again after a failed trial (still in a row)."""
         self._failed += 1
-        if self._trying or self._failed >= self._limit:
+        if self._failed >= self._limit:
             self._opened, self._trying = self._clock(), False
 
     def abandoned(self) -> None:

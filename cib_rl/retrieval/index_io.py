@@ -126,7 +126,7 @@ def read_manifest(folder: Path, bm25s_version: str, *, verify: bool) -> Manifest
 
 
 def _compare(path: Path, entry: FileEntry, verify: bool, again: str) -> None:
-    if path.name == MANIFEST or path.parent / path.name != path or not path.is_file():
+    if not path.is_file():
         raise UserError(f"{path.parent}: {path.name} is missing; {again}")
     size = path.stat().st_size
     if size != entry.bytes:

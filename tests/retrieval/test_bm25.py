@@ -96,6 +96,18 @@ def test_many_searches_at_once_get_their_own_answers(tmp_path):
     assert [found[0][0].id for found in asyncio.run(play())] == ["a", "b", "d", "c"] * 25
 
 
+def test_searches_that_run_at_once_are_ranked_in_one_passage_to_the_thread(tmp_path):
+    retriever = opened(index_of(tmp_path, ROWS))
+    batches, inner = [], retriever._search
+    retriever._search = lambda queries, k: batches.append(len(queries)) or inner(queries, k)
+
+    async def play():
+        return await asyncio.gather(*(retriever.search(["engine", "submarine"], 1) for _ in range(20)))
+
+    assert asyncio.run(play()) == [search(retriever, ["engine", "submarine"], 1)] * 20  # and in the next loop
+    assert batches == [40, 2]
+
+
 def test_a_closed_retriever_says_so(tmp_path):
     retriever = opened(index_of(tmp_path, ROWS))
     asyncio.run(retriever.close())

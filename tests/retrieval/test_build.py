@@ -209,6 +209,13 @@ def test_an_index_that_is_damaged_foreign_or_of_another_version_is_refused(tmp_p
     assert str(folder) in str(caught.value) and "build it again" in str(caught.value)
 
 
+def test_settings_that_this_version_does_not_know_are_named(tmp_path):
+    folder = index_of(tmp_path, ROWS)
+    break_manifest(settings={"k2": 1})(folder)
+    with pytest.raises(UserError, match=r"manifest.json: unknown key `k2`"):
+        opened(folder)
+
+
 def test_a_build_that_is_killed_leaves_nothing_at_its_place(tmp_path):
     """A corpus that never ends (a pipe with one row) keeps the build going until it is killed."""
     os.mkfifo(tmp_path / "pipe")

@@ -180,6 +180,7 @@ def test_a_connection_cut_in_the_middle(server):
         handler.send_header("content-length", "1000")
         handler.end_headers()
         handler.wfile.write(b'{"result"')
+        handler.close_connection = True
 
     server.behave = cut
     assert reason_of(server.url)[0] == "refused"
