@@ -141,7 +141,7 @@ def prepare(
             model.config._name_or_path = plain  # TRL loads the reference model from there
         make: Callable[..., GRPOTrainer] = GRPOTrainer
         if recipe.critic is not None:
-            make = partial(PPOTrainer, critic_model=_make_critic(recipe, reference, base_dir, tokenizer))
+            make = partial(PPOTrainer, critic_model=_make_critic(recipe, plain, base_dir, tokenizer))
         engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state, progress)
@@ -213,8 +213,11 @@ def _open_folder(
 
 @contextmanager
 def _plain_model(recipe: Recipe, reference: str) -> Iterator[str]:
-    """`reference`, or where it is a LoRA folder and vLLM or the reference model must load it: a merged copy of it."""
-    needed = recipe.engine.name == "vllm" or (recipe.trainer.kl > 0 and recipe.lora is None)
+    """`reference`, or where it is a LoRA folder and vLLM, the reference model or the critic must load it: a merged copy
+    of it."""
+    needed = (
+        recipe.engine.name == "vllm" or (recipe.trainer.kl > 0 and recipe.lora is None) or recipe.critic is not None
+    )
     if not needed or not (Path(reference) / "adapter_config.json").is_file():
         yield reference
         return
@@ -245,13 +248,13 @@ def _make_policy(recipe: Recipe, reference: str) -> Any:
     )
 
 
-def _make_critic(recipe: Recipe, reference: str, base_dir: Path, tokenizer: Any) -> Any:
+def _make_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> Any:
     """The critic's model, whole on every process; None where it is a head on the policy."""
     assert recipe.critic is not None
     if recipe.critic.backbone == "policy":
         return None
     with unsharded():
-        return load_critic(recipe, reference, base_dir, tokenizer)
+        return load_critic(recipe, policy, base_dir, tokenizer)
 
 
 def _sampling(recipe: Recipe) -> Sampling:
