@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
-from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows
+from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows, lost_to_rounding
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
@@ -40,6 +41,8 @@ from cib_rl.trainers.critic_model import load_critic
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
 from cib_rl.trainers.ppo import PPOTrainer
 from cib_rl.trainers.processes import import_before_joining
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -120,6 +123,8 @@ def prepare(
     check_budget(recipe, check_outcomes(recipe, base_dir))
     check_prompts(recipe, rows, tokenizer)
     check_prompts(recipe, held_out, tokenizer, evaluation=True)
+    if state.is_main_process and not _launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
+        logger.warning(lost)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
     elif state.is_main_process:
