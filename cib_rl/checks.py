@@ -96,6 +96,7 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
             found.run("evaluation.golds", lambda: check_golds(known, evaluation=True))
     found.run("credit", lambda: check_credit(recipe, base))
     found.run("layout", lambda: _layout(recipe, devices))
+    found.run("precision", lambda: _precision(recipe))
     found.run("engine", lambda: _engine(recipe, found))
     found.run("logging", lambda: _logging(recipe))
     if recipe.trainer.deepspeed:
@@ -243,6 +244,14 @@ def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:
     share = completions_per_process(recipe, devices)
     micro = recipe.trainer.micro_batch_size or share
     return "ok", f"{share:,} completions per step and device, {micro:,} per micro-batch"
+
+
+def _precision(recipe: Recipe) -> tuple[Status, str]:
+    from cib_rl.preflight import lost_to_rounding
+
+    trainer = recipe.trainer
+    passes = ", passes in bfloat16" if trainer.autocast_bf16 else ""
+    return "ok", (f"warning: {lost}" if (lost := lost_to_rounding(recipe)) else f"weights in {trainer.dtype}{passes}")
 
 
 def _engine(recipe: Recipe, found: Findings) -> tuple[Status, str]:

@@ -6,9 +6,9 @@ vocabulary, N the tokens of one forward-backward pass, R and S the completions s
 
 * weights b·P; gradients b·P'; Adam 2b·P' (its states have the parameters' dtype; DeepSpeed with bf16 keeps the states
   and a master copy in float32: 12·P')
-* activations kept for the backward pass, per layer b·N·(6h + 2q + 2k + 4f): inputs of the two norms and their upcasts,
-  q, k, v, the attention's output, and gate, up, activation and product of a gated MLP; attention itself is assumed to
-  keep no (N, N) matrix. With gradient checkpointing b·N·h per layer and one layer in full.
+* activations kept for the backward pass (b is 2 with `autocast_bf16`), per layer b·N·(6h + 2q + 2k + 4f): inputs of
+  the two norms and their upcasts, q, k, v, the attention's output, and gate, up, activation and product of a gated MLP;
+  attention itself is assumed to keep no (N, N) matrix. With gradient checkpointing b·N·h per layer and one layer whole.
 * logits exist in tiles only: 4·min(N, 4096)·min(V, 32768), twice
 * KV cache of the transformers engine: 2b·L·k·R·S; the vLLM engine takes what the recipe's share of the device says
 * reference (with kl > 0 and no LoRA) b·P; each model prior b·P of its own
@@ -138,6 +138,7 @@ def _learner(name: str, shape: Shape, dtype: str, stage: int, deepspeed: bool, d
 
 def _passes(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:
     trainer = recipe.trainer
+    b = 2 if trainer.autocast_bf16 else b
     tokens = min(trainer.micro_batch_size or completions, completions) * length
     if trainer.token_budget:
         tokens = min(tokens, max(trainer.token_budget, length))

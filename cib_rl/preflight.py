@@ -39,6 +39,20 @@ def check_outcomes(recipe: Recipe, base_dir: Path) -> list[Role]:
     return roles
 
 
+def lost_to_rounding(recipe: Recipe) -> str | None:
+    """What is wrong with bfloat16 weights that nobody keeps a float32 copy of, as DeepSpeed does; None if all is well.
+
+    A bfloat16 has 8 bits: a weight of 0.02 knows no change below 6e-5, and AdamW changes it by about the learning rate.
+    """
+    trainer = recipe.trainer
+    if trainer.dtype != "bfloat16" or trainer.deepspeed or trainer.learning_rate >= 1e-4:
+        return None
+    return (
+        f"trainer.dtype: in bfloat16 weights most updates of a learning rate of {trainer.learning_rate:g} round away "
+        "(DeepSpeed would keep a float32 copy); use dtype: float32 with autocast_bf16: true"
+    )
+
+
 def check_budget(recipe: Recipe, roles: Sequence[Role]) -> str | None:
     """The label of the reward that the recipe's budget moves. Raises UserError when none or several can be meant."""
     return steered(recipe.budget, roles).label if recipe.budget else None

@@ -399,10 +399,27 @@ class Recipe(Section):
                 f"credit[0].name: {baseline} does not look at the critic that trainer ppo trains: set it to gae, or "
                 "leave `credit` out"
             )
+        if self.critic is not None:
+            self._check_critic(self.critic)
         if trainer.kl_in == "reward" and not trainer.kl:
             raise ValueError("trainer.kl_in: reward, but trainer.kl, its coefficient, is 0")
         if trainer.max_kl is not None and trainer.num_iterations * trainer.steps_per_window == 1:
             raise ValueError(
                 "trainer.max_kl: a window that is used for one update has no KL to stop at: set trainer.num_iterations "
                 "or trainer.steps_per_window above 1, or remove it"
+            )
+
+    def _check_critic(self, critic: CriticSection) -> None:
+        of_own = {"model", "dtype", "gradient_checkpointing", "lora"}
+        of_head = {"detach", "coefficient"}
+        unused = sorted(of_own if critic.backbone == "policy" else of_head)
+        idle = [name for name in unused if getattr(critic, name) != CriticSection.model_fields[name].default]
+        if idle:
+            raise ValueError(f"critic.{idle[0]} means nothing with critic.backbone: {critic.backbone}; remove it")
+        if critic.warmup_steps >= self.trainer.steps:
+            raise ValueError("critic.warmup_steps: the policy would never learn; trainer.steps counts these steps, too")
+        if self.sampling.group_size == 1 and self.trainer.filter.zero_variance != "off":
+            raise ValueError(
+                "trainer.filter.zero_variance: with sampling.group_size 1 every group is the same throughout, and all "
+                "would be thrown away; set it to off"
             )

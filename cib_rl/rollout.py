@@ -18,7 +18,6 @@ from cib_rl.grading.answers import extract_answer
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason, Trajectory
 
-
 Result = TypeVar("Result")
 
 

@@ -26,8 +26,8 @@ class InForage:
     β^(T − 2) from four on, β^(T − 1) from three turns on for an episode without an answer. (That code also paired gains
     with the wrong questions where not all episodes of a batch searched; here they belong to the trajectory.)
 
-    S is what the outcome reward named by `outcome` gave (exact match or F1, with the weight 1). Wrong answers: S is 0, and
-    what is left is w·C, discounted: at most w, so with S of at most 1 no wrong answer outranks a right one within
+    S is what the outcome reward named by `outcome` gave (exact match or F1, with the weight 1). Wrong answers: S is 0,
+    and what is left is w·C, discounted: at most w, so a wrong answer does not outrank one with S = 1 that took up to
     T_min turns.
 
     A task without evidence gets no reward. Attaches the diagnostic `evidence_recall`.

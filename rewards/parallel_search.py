@@ -31,8 +31,8 @@ class ParallelSearch:
     search of an episode is looked at for a decomposition. λ_d 0.15 and λ_s 0.35 are the paper's best; it gives no α and
     no λ_f: 3 and 0.1 are the code's.
 
-    Wrong answers: r_d and r_s are paid whether or not the answer is right, so a wrong answer with the right searches can
-    outrank a right one with many: at n = 4 on a parallel question r_s is −1.05.
+    Wrong answers: r_d and r_s are paid whether or not the answer is right, so a wrong answer with the right searches
+    can outrank a right one with many: at n = 4 on a parallel question r_s is −1.05.
 
     A search is decomposed when it holds several queries. That is easily had with paraphrases, so two keys, off by
     default as in the paper, ask for more: queries count once where they share too many of their words

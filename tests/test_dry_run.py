@@ -367,3 +367,32 @@ def test_no_console_makes_pictures_of_words_between_colons():
     files = [f for folder in ("cib_rl", "evals", "rewards") for f in (root / folder).rglob("*.py")]
     made = [(f.name, call) for f in files for call in re.findall(r"Console\([^)]*\)", f.read_text(encoding="utf-8"))]
     assert len(made) > 5 and [pair for pair in made if "emoji=False" not in pair[1]] == []
+
+
+def test_bfloat16_weights_that_would_round_updates_away_are_warned_of(recipe_file):
+    def precision(*sets):
+        found = check_recipe(load_recipe(recipe_file, sets))
+        return next(check.detail for check in found.checks if check.name == "precision")
+
+    assert "round away" in precision("trainer.dtype=bfloat16", "trainer.learning_rate=1e-6")
+    assert precision("trainer.autocast_bf16=true") == "weights in float32, passes in bfloat16"
+    assert "round away" not in precision("trainer.dtype=bfloat16", "trainer.learning_rate=1e-3")
+
+
+def test_ppo_counts_its_critic_and_refuses_one_that_reads_other_tokens(recipe_file, tiny_model_dir, tmp_path):
+    found = check_recipe(load_recipe(recipe_file, ("trainer.name=ppo",)))
+    assert found.passed and found.critic is not None
+    items = {
+        i.name: i.size
+        for i in estimate(load_recipe(recipe_file, ("trainer.name=ppo",)), found.policy, {}, critic=found.critic)
+    }
+    assert items["critic: Adam states"] == 2 * items["critic: weights"] == 8 * found.critic.trainable
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(
+        tokenizer.read_text().replace('"a": ', '"@@": ').replace('"b": ', '"a": ').replace('"@@": ', '"b": ')
+    )
+    refused = problems(recipe_file, "trainer.name=ppo", f"critic.model={other}")
+    assert set(refused) == {"critic.model"} and "another vocabulary" in refused["critic.model"]
+    assert "no folder" in problems(recipe_file, "trainer.name=ppo", "critic.model=./nowhere")["critic.model"]

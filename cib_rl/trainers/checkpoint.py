@@ -153,6 +153,7 @@ class CheckpointMixin:
             "micro_step": self._step,
             "window": self._buffered_inputs,
             "window_index": self._window_index,
+            "waiting": self._waiting,
         }
 
     def restore(self, checkpoint: Path) -> None:
@@ -166,6 +167,7 @@ class CheckpointMixin:
         self._step = state["micro_step"]
         self._buffered_inputs = state["window"]
         self._window_index = state["window_index"]
+        self._waiting = state["waiting"]
         self._restore_rng_from = str(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

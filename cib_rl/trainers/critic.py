@@ -72,7 +72,7 @@ class Critic:
                     accelerator.state.deepspeed_plugin.deepspeed_config,
                     max_grad_norm=section.max_grad_norm,
                     micro_batch_size=micro_batch_size,
-                    bf16=self.model.dtype == torch.bfloat16,
+                    bf16=self.model.dtype == torch.bfloat16 or accelerator.mixed_precision == "bf16",
                     hidden=self.model.config.get_text_config().hidden_size,
                 ),
             )
@@ -132,13 +132,21 @@ class Critic:
     def _step(self) -> float:
         """One optimizer step; returns the norm of the gradients before the clip."""
         if self.engine is not None:
-            norm = float(self.engine.get_global_grad_norm() or math.nan)
+            found = self.engine.get_global_grad_norm()
+            norm = math.nan if found is None else float(found)
         else:
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm))
-            self.optimizer.step()
+            if math.isfinite(norm):  # an overflow in backward would make all weights no numbers; alike on all processes
+                self.optimizer.step()
             self.optimizer.zero_grad()
         self.scheduler.step()
         return norm
+
+    @property
+    def kind(self) -> str:
+        """What a checkpoint of it can be restored into."""
+        adapters = " with adapters" if self.section.lora else ""
+        return f"own backbone{adapters}{' in DeepSpeed' if self.engine is not None else ''}"
 
     def save(self, folder: Path) -> None:
         """Write weights (as transformers or PEFT do) and the learner's state; every process calls it."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 from transformers.utils import logging
+from trl.trainer.utils import disable_dropout_in_model
 
 from cib_rl.errors import UserError
 from cib_rl.models import resolve_model
@@ -38,11 +39,12 @@ def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> 
             model, found = AutoModelForTokenClassification.from_pretrained(
                 reference, config=config, dtype=dtype, output_loading_info=True
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"critic.model: cannot load {reference!r} as a token classifier: {error}") from error
     head = [name for name in found["missing_keys"] if name.startswith(("score", "classifier"))]
     if rest := sorted(set(found["missing_keys"]) - set(head)):
         raise UserError(f"critic.model: {reference!r} lacks weights of the backbone: {', '.join(rest[:3])} …")
+    disable_dropout_in_model(model)
     with torch.no_grad():
         for name in head:
             model.get_parameter(name).zero_()
@@ -89,9 +91,10 @@ def check_vocabulary(reference: str, tokenizer: Any) -> None:
         raise UserError(
             f"critic.model: {reference!r} has {size:,} embeddings for the policy's {len(tokenizer):,} tokens: {mend}"
         )
-    if not (Path(reference) / "tokenizer_config.json").is_file():
+    try:
+        own = AutoTokenizer.from_pretrained(reference).get_vocab()
+    except (OSError, ValueError):  # a critic without a tokenizer of its own
         return
-    own = AutoTokenizer.from_pretrained(reference).get_vocab()
     for token, number in tokenizer.get_vocab().items():
         if own.get(token) != number:
             raise UserError(

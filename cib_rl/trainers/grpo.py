@@ -174,7 +174,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
             kl_BT = kl_per_token(
                 batch["old_per_token_logps"], batch.pop("ref_per_token_logps"), self.recipe.trainer.kl_estimator
             )
-            kl = unpad_tokens(kl_BT * batch["tool_mask"], trajectories)
+            kl = unpad_tokens(kl_BT, trajectories)
             scores = subtract_kl(trajectories, scores, kl, self.recipe.trainer.kl)
             sums = self._reduce(
                 np.array([kl_BT[batch["tool_mask"].bool()].sum().item(), batch["tool_mask"].sum().item()])

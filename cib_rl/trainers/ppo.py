@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cib_rl.trainers.passes import Forward
 from cib_rl.trainers.value_head import HeadOnPolicy
 from cib_rl.trainers.value_loss import explained_variance
 
-FOLDER = "critic"  # of a checkpoint
+FOLDER, KIND = "critic", "kind.txt"  # of a checkpoint
 
 
 class PPOTrainer(GRPOTrainer):
@@ -35,12 +36,13 @@ class PPOTrainer(GRPOTrainer):
 
     def __init__(self, *, critic_model: Any, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._value_sums = np.zeros(3)  # loss, clipped, tokens of this optimizer step so far
         section = self.recipe.critic
         assert section is not None
         common: dict[str, Any] = {
             "steps": self.args.max_steps,
             "in_passes": self._values_in_passes,
-            "guard": self._finite_or_nothing,
+            "guard": partial(self._finite_or_nothing, whose="critic"),
             "adam_beta2": self.recipe.trainer.adam_beta2,
         }
         if section.backbone == "policy":
@@ -84,12 +86,13 @@ class PPOTrainer(GRPOTrainer):
     def _attach(self, values_BT1: torch.Tensor, window: Window, batch: Batch) -> None:
         """The track `value` and the diagnostic `value_at_end`, V after the last token, of each trajectory."""
         values = unpad_tokens(values_BT1[:, :-1], window.trajectories)
-        ends = batch["completion_mask"].sum(1)
+        ends = batch["completion_mask"].sum(1, keepdim=True)
+        last_B = values_BT1.gather(1, ends).squeeze(1).tolist()
         row = -1
         for trajectory, value_T in zip(window.trajectories, values, strict=True):
             trajectory.set_track("value", value_T.tolist())
             row += len(trajectory.segments)
-            trajectory.diagnostics["value_at_end"] = float(values_BT1[row, ends[row]]) if trajectory.segments else 0.0
+            trajectory.diagnostics["value_at_end"] = last_B[row] if trajectory.segments else 0.0
 
     # ---- the learning side ------------------------------------------------------------------------------------------
 
@@ -104,12 +107,17 @@ class PPOTrainer(GRPOTrainer):
             self._micro, last=self.accelerator.sync_gradients, scale=self._token_mean_scale, **self._values_of_pass()
         )
         self._critic_seconds += time.perf_counter() - started
-        tokens = max(value.tokens, 1.0)
-        self._log(loss=float(value.total.detach()) / tokens, clip_share=value.clipped / tokens)
+        self._value_sums += np.array([float(value.total.detach()), value.clipped, value.tokens])
         if value.grad_norm is not None:  # the last of an optimizer step
-            self._log(grad_norm=value.grad_norm, learning_rate=self.critic.scheduler.get_last_lr()[0])
+            total, clipped, tokens = self._reduce(self._value_sums)
+            self._log(
+                loss=float(total / max(tokens, 1)),
+                clip_share=float(clipped / max(tokens, 1)),
+                grad_norm=value.grad_norm,
+                learning_rate=self.critic.scheduler.get_last_lr()[0],
+            )
             self._metrics["train"]["seconds/critic"].append(self._critic_seconds)
-            self._critic_seconds = 0.0
+            self._critic_seconds, self._value_sums = 0.0, np.zeros(3)
         return loss
 
     def _of_this_pass(self) -> tuple[torch.Tensor, ...]:
@@ -148,11 +156,18 @@ class PPOTrainer(GRPOTrainer):
     def _save_more(self, folder: Path) -> None:
         if self.accelerator.is_main_process:
             (folder / FOLDER).mkdir()
+            (folder / FOLDER / KIND).write_text(self.critic.kind, encoding="utf-8")
         self.accelerator.wait_for_everyone()
         self.critic.save(folder / FOLDER)
 
     def restore(self, checkpoint: Path) -> None:
         super().restore(checkpoint)
-        if not (checkpoint / FOLDER).is_dir():
+        kind = checkpoint / FOLDER / KIND
+        if not kind.is_file():
             raise UserError(f"checkpoint {checkpoint} has no critic: it was not written by trainer ppo")
+        if (wrote := kind.read_text(encoding="utf-8")) != self.critic.kind:
+            raise UserError(
+                f"the critic of checkpoint {checkpoint} is another kind ({wrote}) than the recipe's "
+                f"({self.critic.kind}): resume with the one that wrote it"
+            )
         self.critic.load(checkpoint / FOLDER)

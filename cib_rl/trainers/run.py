@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
 from cib_rl.plugin import RewardContext, RewardSuite
-from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows
+from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows, lost_to_rounding
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
@@ -40,6 +41,8 @@ from cib_rl.trainers.critic_model import load_critic
 from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
 from cib_rl.trainers.ppo import PPOTrainer
 from cib_rl.trainers.processes import import_before_joining
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -120,6 +123,8 @@ def prepare(
     check_budget(recipe, check_outcomes(recipe, base_dir))
     check_prompts(recipe, rows, tokenizer)
     check_prompts(recipe, held_out, tokenizer, evaluation=True)
+    if state.is_main_process and not _launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
+        logger.warning(lost)
     if checkpoint is not None:
         check_processes(checkpoint, state.num_processes)
     elif state.is_main_process:
@@ -143,7 +148,7 @@ def prepare(
             model.config._name_or_path = plain  # TRL loads the reference model from there
         make: Callable[..., GRPOTrainer] = GRPOTrainer
         if recipe.critic is not None:
-            make = partial(PPOTrainer, critic_model=_make_critic(recipe, reference, base_dir, tokenizer))
+            make = partial(PPOTrainer, critic_model=_make_critic(recipe, plain, base_dir, tokenizer))
         engine = make_engine(recipe, plain, model, tokenizer)
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state, progress)
@@ -215,8 +220,11 @@ def _open_folder(
 
 @contextmanager
 def _plain_model(recipe: Recipe, reference: str) -> Iterator[str]:
-    """`reference`, or where it is a LoRA folder and vLLM or the reference model must load it: a merged copy of it."""
-    needed = recipe.engine.name == "vllm" or (recipe.trainer.kl > 0 and recipe.lora is None)
+    """`reference`, or where it is a LoRA folder and vLLM, the reference model or the critic must load it: a merged copy
+    of it."""
+    needed = (
+        recipe.engine.name == "vllm" or (recipe.trainer.kl > 0 and recipe.lora is None) or recipe.critic is not None
+    )
     if not needed or not (Path(reference) / "adapter_config.json").is_file():
         yield reference
         return
@@ -251,13 +259,13 @@ def _nothing() -> None:
     """For environments without `check` or `close`."""
 
 
-def _make_critic(recipe: Recipe, reference: str, base_dir: Path, tokenizer: Any) -> Any:
+def _make_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> Any:
     """The critic's model, whole on every process; None where it is a head on the policy."""
     assert recipe.critic is not None
     if recipe.critic.backbone == "policy":
         return None
     with unsharded():
-        return load_critic(recipe, reference, base_dir, tokenizer)
+        return load_critic(recipe, policy, base_dir, tokenizer)
 
 
 def _sampling(recipe: Recipe) -> Sampling:

@@ -16,7 +16,8 @@ class UpdatesMixin:
     An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
     when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window.
     DeepSpeed steps inside of backward, so a skipped step is made all the same: with a loss of 0, and at a learning rate
-    of 0, because Adam's momentum and weight decay would move the weights without any gradient.
+    of 0, because Adam's momentum and weight decay would move the weights without any gradient. Adam's moments still
+    decay in it, and the schedule of the learning rate goes on; after a wait the moments start anew.
 
     A micro-batch whose loss is not finite on some process is left out on all of them (`nonfinite_losses` is logged).
     """
@@ -26,6 +27,7 @@ class UpdatesMixin:
     model: Any
     _micro: dict[str, Any]  # rows of the window
     _skipping = False
+    _waiting = False
     _first_of_step = True
     _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
@@ -45,10 +47,25 @@ class UpdatesMixin:
         """Before each micro-batch; what the first of an optimizer step decides holds for the whole step."""
         if self._first_of_step:
             self._kl_sum = self._kl_tokens = 0.0
-            self._skipping = self._policy_waits() or self._window["stopped"]
+            waited, self._waiting = self._waiting, self._policy_waits()
+            if waited and not self._waiting:
+                self._forget_moments()
+            self._skipping = self._waiting or self._window["stopped"]
         if self._skipping:
             for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
                 group["lr"] = 0.0  # until the scheduler sets it again, after the step
+
+    def _forget_moments(self) -> None:
+        """The policy's first update after a wait is Adam's first: its count of steps went on meanwhile."""
+        optimizer = self.optimizer  # type: ignore[attr-defined]
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        for state in optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+                elif name == "step":
+                    state[name] = 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
@@ -90,7 +107,7 @@ class UpdatesMixin:
         """What is learned in the policy's pass whether or not the policy's update is skipped."""
         return 0.0
 
-    def _finite_or_nothing(self, loss: torch.Tensor, nothing: Any) -> torch.Tensor:
+    def _finite_or_nothing(self, loss: torch.Tensor, nothing: Any, whose: str = "policy") -> torch.Tensor:
         """The loss, or where it is not finite on one of the processes, a loss of 0 from a pass of its own.
 
         The first pass is of no use then: 0 times its graph would still have gradients that are no numbers. Raises
@@ -102,8 +119,9 @@ class UpdatesMixin:
         empty: torch.Tensor = nothing() * 0.0
         if not self._everywhere(bool(torch.isfinite(empty.detach()).all())):
             raise UserError(
-                "the loss is not finite, and neither is a pass over a single token: the weights are no numbers any "
-                "more; go on from an earlier checkpoint with a lower learning rate"
+                f"the loss of the {whose} is not finite, and neither is a pass over a single token: its weights are no "
+                "numbers any more; go on from an earlier checkpoint with a lower "
+                + ("critic.learning_rate" if whose == "critic" else "trainer.learning_rate")
             )
         return empty
 

@@ -25,6 +25,8 @@ class HeadOnPolicy:
         guard: see `Critic`.
     """
 
+    kind = "head on the policy"
+
     def __init__(
         self,
         policy: Any,
@@ -84,11 +86,12 @@ class HeadOnPolicy:
         assert values_BT is not None
         loss = self.loss(micro, values_BT)
         if self.section.detach:
-            self.guard(loss.total * scale, lambda: self.head.bias.sum()).backward()
+            self.guard(loss.total * scale, lambda: self.head.weight.sum() + self.head.bias.sum()).backward()
         if last:
             for parameter in self.head.parameters():
-                assert parameter.grad is not None
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+                # None where the policy's loss, which the values are part of, was left out.
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(own, reduction="mean")
             loss.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.section.max_grad_norm))
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -51,7 +51,7 @@ def _top(
 
 @rewards_app.command("list")
 def list_rewards() -> None:
-    """List built-in rewards, those of installed packages, and the priors of `surprisal`."""
+    """List rewards, built in and of installed packages, and priors."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

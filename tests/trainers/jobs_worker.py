@@ -3,7 +3,8 @@
 Usage (under torchrun or accelerate launch): jobs_worker.py FOLDER WORLD_SIZE
 
 `FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null),
-random (an engine without a model, which also serves sharded weights)}. Each process writes `NAME-rankR.json`; the main
+random (an engine without a model, which also serves sharded weights), nan_rank (the process whose third micro-batch has
+no numbers)}. Each process writes `NAME-rankR.json`; the main
 one also `NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic with a model.
 """
 
@@ -19,21 +20,46 @@ from transformers import TrainerCallback
 from cib_rl.engines.weights import policy_tensors
 from cib_rl.errors import UserError
 from cib_rl.recipe import Recipe
-from cib_rl.trainers import run
+from cib_rl.trainers import grpo, run
+from cib_rl.trainers.batch import take
 from cib_rl.trainers.checkpoint import find_checkpoint
 from cib_rl.trainers.run import make_engine
 from tests.trainers.support import RandomEngine
 
 
 class Watch(TrainerCallback):
-    """The stream's cursor and this process's groups, after every step."""
+    """After every step: the stream's cursor, whether the policy's update was skipped, this process's KL (sum, tokens)
+    of old and new policy, and a sum over its share of the policy's weights."""
 
     def __init__(self):
         self.trainer = None
-        self.cursors = []
+        self.seen = {"cursors": [], "skipped": [], "kl": [], "weights": []}
 
     def on_step_end(self, args, state, control, **_):
-        self.cursors.append(self.trainer.collector.stream.cursor)
+        trainer = self.trainer
+        own = (getattr(p, "ds_tensor", p) for p in trainer.model.parameters())
+        seen = {
+            "cursors": trainer.collector.stream.cursor,
+            "skipped": trainer._skipping,
+            "kl": [trainer._kl_sum, trainer._kl_tokens],
+            "weights": sum(float(p.detach().double().abs().sum()) for p in own),
+        }
+        for name, value in seen.items():
+            self.seen[name].append(value)
+
+
+def broken_take():
+    """`take`, whose third micro-batch has advantages and returns that are no numbers."""
+    calls = []
+
+    def broken(batch, rows):
+        micro = take(batch, rows)
+        calls.append(1)
+        if len(calls) == 3:
+            micro |= {name: micro[name] * float("nan") for name in ("advantages", "returns")}
+        return micro
+
+    return broken
 
 
 def policy_weights(model) -> dict:
@@ -55,6 +81,7 @@ def critic_weights(model) -> dict:
 def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
     watch = Watch()
     record: dict = {"error": None}
+    grpo.take = broken_take() if job.get("nan_rank") == PartialState().process_index else take
     run.make_engine = (lambda *_: RandomEngine(longest=8)) if job.get("random") else make_engine
     try:
         recipe = Recipe.model_validate(job["recipe"])
@@ -76,7 +103,7 @@ def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
                     torch.save(own, folder / f"{file}.pt")
     except UserError as error:
         record["error"] = str(error)
-    return record | {"cursors": watch.cursors}
+    return record | watch.seen
 
 
 def main() -> None:

@@ -59,8 +59,9 @@ class NaivePPO:
         self.critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=settings.critic_rate, weight_decay=0.0)
         self.gradients: list[tuple[dict, dict]] = []
 
-    def window(self, trajectories, rewards, token_rewards=None):
-        """Rows, old numbers and advantages of a window. `rewards`: one total per trajectory without token rewards."""
+    def window(self, trajectories, rewards, token_rewards=None, kept=None):
+        """Rows, old numbers and advantages of a window. `rewards`: one total per trajectory, without token rewards;
+        `kept`: which of them are in the loss."""
         self.rows, s = [], self.settings
         with torch.no_grad():
             for k, t in enumerate(trajectories):
@@ -69,7 +70,10 @@ class NaivePPO:
                     row.old = [x.item() for x in _logps(self.policy, row)]
                     row.reference = [x.item() for x in _logps(self.reference, row)]
                     row.values = [x.item() for x in _values(self.critic, row)]
+                self.rows += rows
                 places = [(row, i) for row in rows for i, m in enumerate(row.mask) if m]
+                if kept is not None and not kept[k]:
+                    continue
                 paid = [0.0] * len(places) if token_rewards is None else list(token_rewards[k])
                 paid[-1] += rewards[k]
                 if s.kl_in == "reward":
@@ -85,7 +89,6 @@ class NaivePPO:
                         for later in range(n, len(places))
                     )
                     row.advantages[i], row.returns[i] = advantage, advantage + values[n]
-                self.rows += rows
         everything = torch.tensor([a for row in self.rows for a in row.advantages.values()])
         for row in self.rows:
             row.advantages = {i: ((a - everything.mean()) / everything.std()).item() for i, a in row.advantages.items()}

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
-from cib_rl.trainers import grpo, run
+from cib_rl.trainers import grpo, run, value_head
 from cib_rl.trajectory_io import read_trajectories
 from tests.environments.scripted import NAME as TWO_TURNS
 from tests.trainers.naive_ppo import NaivePPO, Settings
@@ -102,6 +102,10 @@ CASES = {
         "trainer.gradient_checkpointing": True,
         "critic": {**PPO["critic"], "gradient_checkpointing": True},
     },
+    "rows out of the loss": {
+        "trainer.mask_truncated": True,
+        "rewards": [{"name": f"{HERE}:even_length"}, {"name": f"{HERE}:first_token", "weight": 0.3}],
+    },
     "groups of one": {"sampling": {"group_size": 1}, "trainer.prompts_per_step": 8},
 }
 
@@ -137,7 +141,9 @@ def test_both_gradients_equal_a_plain_implementation_over_epochs_and_mini_batche
             trajectories = read_trajectories(path)
             assert len(trajectories) == 16
             rewards, per_token = _rewards(trajectories, case)
-            naive.window(trajectories, rewards, per_token)
+            kept = [not (t.truncated and trainer.mask_truncated) for t in trajectories]
+            assert all(kept) != (case == "rows out of the loss")
+            naive.window(trajectories, rewards, per_token, kept)
         naive.step(watch.rows[step])
         orders.append(tuple(sorted(watch.rows[step])))
         for number, (got, wanted) in enumerate(zip(watch.gradients[step], naive.gradients[step], strict=True)):
@@ -205,21 +211,23 @@ def test_above_the_kl_limit_the_rest_of_the_window_leaves_the_policy_as_it_is(
     assert all(line["learning_rate"] > 0 for line in lines[:-1])
 
 
+@pytest.mark.parametrize("micro", [4, None])
 @pytest.mark.parametrize("critic", [{}, {"backbone": "policy"}, {"backbone": "policy", "detach": False}])
-def test_a_loss_that_is_no_number_is_left_out(tmp_path, tiny_model_dir, monkeypatch, random_engine, critic):
-    real = grpo.take
+def test_a_loss_that_is_no_number_is_left_out(tmp_path, tiny_model_dir, monkeypatch, random_engine, critic, micro):
+    """One of two micro-batches of a step, and the only one."""
+    real, micro_batch = grpo.take, micro
     calls = []
 
     def take(batch, rows):
         micro = real(batch, rows)
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == (2 if micro_batch else 1):
             micro["advantages"] = micro["advantages"] * math.nan
             micro["returns"] = micro["returns"] * math.nan
         return micro
 
     monkeypatch.setattr(grpo, "take", take)
-    changes = {"trainer.steps": 3, "trainer.micro_batch_size": 4, "critic": PPO["critic"] | critic}
+    changes = {"trainer.steps": 3, "trainer.micro_batch_size": micro, "critic": PPO["critic"] | critic}
     with run.prepare(tiny_recipe(tiny_model_dir, tmp_path, **PPO | changes)) as trainer:
         trainer.train()
         for model in (trainer.model, trainer.critic.head if critic else trainer.critic.model):
@@ -286,8 +294,27 @@ def test_a_head_on_the_policy_learns_from_the_policys_own_pass(
     tmp_path, tiny_model_dir, monkeypatch, random_engine, detach
 ):
     """Its values are a linear layer on the last hidden states; only when not detached they move the policy."""
-    critic = {"learning_rate": 1e-2, "backbone": "policy", "detach": detach, "coefficient": 0.7}
+    critic = {"learning_rate": 1e-2, "backbone": "policy", "detach": detach, "max_grad_norm": 1e9}
+    if not detach:
+        critic["coefficient"] = 0.7
     recipe = tiny_recipe(tiny_model_dir, tmp_path, **PPO | {"critic": critic, "trainer.steps": 2})
+    head_gradients = []
+    real = value_head.HeadOnPolicy.learn
+
+    def learn(self, micro, *, last, scale, values_BT=None):
+        step = self.optimizer.step
+
+        def keep():
+            head_gradients.append({n: p.grad.clone() for n, p in self.head.named_parameters()})
+            step()
+
+        self.optimizer.step = keep
+        try:
+            return real(self, micro, last=last, scale=scale, values_BT=values_BT)
+        finally:
+            self.optimizer.step = step
+
+    monkeypatch.setattr(value_head.HeadOnPolicy, "learn", learn)
     watch = _train(recipe, monkeypatch)
     policy = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     # The second step: the head is no longer 0, the policy has moved.
@@ -313,8 +340,8 @@ def test_a_head_on_the_policy_learns_from_the_policys_own_pass(
     (policy_loss / tokens + (value_loss / tokens) * (1 if detach else 0.7)).backward()
     for name, parameter in policy.named_parameters():
         torch.testing.assert_close(watch.gradients[1][0][name], parameter.grad, atol=2e-6, rtol=2e-3)
-    optimizer = torch.optim.AdamW([weight, bias], lr=1e-2)
-    assert weight.grad.abs().max() > 1e-4 and optimizer is not None
+    for name, wanted in (("weight", weight.grad), ("bias", bias.grad)):
+        torch.testing.assert_close(head_gradients[1][name], wanted, atol=2e-6, rtol=2e-3)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -337,6 +364,13 @@ def test_grpo_to_ppo_is_one_key(tiny_model_dir, tmp_path):
         ({"critic": {}}, "trainer grpo has none"),
         ({"trainer.kl_in": "reward"}, "trainer.kl, its coefficient, is 0"),
         ({"trainer.max_kl": 0.1}, "used for one update has no KL"),
+        ({"trainer.name": "ppo", "critic": {"backbone": "policy", "model": "x"}}, "critic.model means nothing with"),
+        ({"trainer.name": "ppo", "critic": {"detach": False}}, "critic.detach means nothing with critic.backbone: own"),
+        ({"trainer.name": "ppo", "critic": {"warmup_steps": 2}}, "the policy would never learn"),
+        (
+            {"trainer.name": "ppo", "sampling.group_size": 1, "trainer.filter": {"zero_variance": "total"}},
+            "every group is the same throughout",
+        ),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(tiny_model_dir, tmp_path, changes, message):
@@ -369,3 +403,68 @@ def test_a_checkpoint_of_grpo_has_no_critic_to_go_on_with(tiny_model_dir, tmp_pa
     recipe = tiny_recipe(tiny_model_dir, tmp_path, **PPO | {"trainer.steps": 2})
     with pytest.raises(UserError, match="has no critic: it was not written by trainer ppo"):
         run.train(recipe, resume=folder, progress=False)
+
+
+def test_a_checkpoint_of_another_kind_of_critic_is_refused(tiny_model_dir, tmp_path, random_engine):
+    changes = {"trainer.name": "ppo", "trainer.steps": 1, "critic": {"backbone": "policy"}}
+    folder = run.train(tiny_recipe(tiny_model_dir, tmp_path, **changes), progress=False)
+    recipe = tiny_recipe(tiny_model_dir, tmp_path, **PPO | {"trainer.steps": 2})
+    with pytest.raises(UserError, match=r"another kind \(head on the policy\) than the recipe's \(own backbone\)"):
+        run.train(recipe, resume=folder, progress=False)
+
+
+def test_after_the_critic_learned_alone_the_policys_first_update_is_adams_first(
+    tmp_path, tiny_model_dir, monkeypatch, random_engine
+):
+    """Adam's first step is lr · sign(gradient), however many steps were skipped before it."""
+    recipe = tiny_recipe(
+        tiny_model_dir,
+        tmp_path,
+        **PPO | {"critic": {"learning_rate": 1e-3, "warmup_steps": 5}, "trainer.steps": 6, "trainer.adam_beta2": 0.9},
+    )
+    watch = _train(recipe, monkeypatch)
+    before, after = (weights[0] for weights in watch.weights[5:7])
+    for name, gradient in watch.gradients[5][0].items():
+        moved, large = after[name] - before[name], gradient.abs() > 1e-5
+        torch.testing.assert_close(moved[large], -1e-3 * gradient[large].sign(), atol=3e-6, rtol=1e-2)
+
+
+def test_kl_in_the_reward_is_paid_by_completions_that_are_out_of_the_loss_too(
+    tmp_path, tiny_model_dir, monkeypatch, random_engine
+):
+    """GRPO with `mask_truncated`: cut-off completions do not train, but stay in their group's mean, KL and all."""
+    changes = {
+        "trainer.kl": 0.5, "trainer.kl_in": "reward", "trainer.mask_truncated": True, "trainer.steps": 3,
+        "trainer.learning_rate": 0.02, "credit": [{"name": "group", "scale": "none"}],
+    }  # fmt: skip
+    watch = _Watch(monkeypatch)
+    watch.trainer = type("None", (), {"critic": type("None", (), {"head": torch.nn.Linear(1, 1)})})
+    with run.prepare(tiny_recipe(tiny_model_dir, tmp_path, **changes), callbacks=[watch]) as trainer:
+        trainer.train()
+        folder = trainer.run_folder
+    policy, start = (AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32) for _ in range(2))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            parameter.copy_(watch.weights[1][0][name])
+    trajectories = read_trajectories(folder.trajectories / "step-000002-rank0.parquet")
+    assert any(t.truncated for t in trajectories) and not all(t.truncated for t in trajectories)
+    totals, _ = _rewards(trajectories, "plain")
+    for k, t in enumerate(trajectories):
+        (g,) = t.segments
+        ids, labels = torch.tensor([g.context_ids]), torch.tensor(g.completion_ids)
+        with torch.no_grad():
+            of = [m(ids).logits[0].log_softmax(-1)[len(g.prompt_ids) - 1 : -1] for m in (policy, start)]
+        totals[k] -= 0.5 * float((of[0] - of[1]).gather(-1, labels[:, None]).sum())
+    for group in {t.group for t in trajectories}:
+        rows = [k for k, t in enumerate(trajectories) if t.group == group]
+        for k in rows:
+            assert trajectories[k].tracks["advantage"][0] == pytest.approx(totals[k] - totals[rows].mean(), abs=1e-4)
+
+
+def test_hicra_with_alpha_0_changes_nothing_under_ppo(tmp_path, tiny_model_dir, monkeypatch, random_engine):
+    ends = []
+    for name, more in (("plain", []), ("hicra", [{"name": "hicra", "grams": list("abcdefgh"), "alpha": 0.0}])):
+        (tmp_path / name).mkdir()
+        credit = [{"name": "gae", "lam": 0.9}, *more]
+        ends.append(_train(tiny_recipe(tiny_model_dir, tmp_path / name, **PPO, credit=credit), monkeypatch).weights[-1])
+    assert all(_same(one, other) for one, other in zip(*ends, strict=True))

@@ -45,6 +45,8 @@ def done(tmp_path_factory, tiny_model_dir):
         jobs[name] = {"recipe": whole, "random": True}
         drop = folder / name / "runs" / "run" / "checkpoints" / "step-000008"
         jobs[f"{name} resumed"] = {"recipe": whole, "random": True, "resume": str(drop.parents[1]), "drop": str(drop)}
+        three = recipe(f"{name}-nan", TRAIN | {"trainer.steps": 3}, **zero)
+        jobs[f"{name} nan"] = {"recipe": three, "random": True, "nan_rank": 1}
         jobs[f"{name} skipping"] = {"recipe": recipe(f"{name}-skipping", SKIPPING, **zero), "random": True}
     jobs["head"] = {"recipe": recipe("head", HEAD), "random": True}
     adapters = {"critic": TRAIN["critic"] | {"lora": {"r": 4}}, "lora": {"r": 4}, "trainer.steps": 2}
@@ -97,8 +99,26 @@ def test_all_processes_skip_the_same_updates(done, wrapper):
     lines = RunFolder(done / f"{wrapper}-skipping" / "runs" / "run").read_metrics()
     # Step 1: the critic alone. Windows of three steps: what follows the second one, the first that is off-policy, is
     # left out; in the first window that judges step 3.
-    assert [line["policy_skipped"] for line in lines] == [1, 0, 0, 0, 0, 1, 0]
-    assert [r["error"] for r in records(done, f"{wrapper} skipping")] == [None, None]
+    skipped = [1, 0, 0, 0, 0, 1, 0]
+    assert [line["policy_skipped"] for line in lines] == skipped
+    ranks = records(done, f"{wrapper} skipping")
+    for rank in ranks:
+        assert (rank["error"], rank["skipped"]) == (None, [bool(x) for x in skipped])
+        # A skipped step moves nothing, whatever steps the weights; another one does.
+        moved = [a != b for a, b in zip(rank["weights"], rank["weights"][1:], strict=False)]
+        assert moved == [not x for x in skipped[1:]]
+    # What decides is the KL over both processes' tokens, not each one's own.
+    (one, n), (other, m) = (rank["kl"][1] for rank in ranks)
+    assert one / n != other / m and lines[1]["kl_old_new"] == pytest.approx((one + other) / (n + m), rel=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_loss_that_is_no_number_on_one_process_is_left_out_on_both(done, wrapper):
+    assert [r["error"] for r in records(done, f"{wrapper} nan")] == [None, None]
+    for weights in _weights(done, f"{wrapper} nan"):
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+    lines = RunFolder(done / f"{wrapper}-nan" / "runs" / "run").read_metrics()
+    assert [line.get("nonfinite_losses", 0) > 0 for line in lines] == [False, True, False]
 
 
 def test_a_head_on_the_policy_learns_the_same_over_two_processes(done, tmp_path, tiny_model_dir):
