@@ -66,7 +66,7 @@ def query(
         finally:
             await retriever.close()
 
-    console = Console()
+    console = Console(emoji=False)
     found = asyncio.run(search())
     for rank, document in enumerate(found, 1):
         head = Text(f"{rank}. ").append(document.title or "(no title)", style="bold")
