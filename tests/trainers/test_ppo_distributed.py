@@ -7,6 +7,7 @@ import torch
 
 from cib_rl.run_folder import RunFolder
 from cib_rl.trainers import run
+from tests.environments.scripted import NAME as TWO_TURNS
 from tests.trainers.jobs_worker import critic_weights, policy_weights
 from tests.trainers.support import RandomEngine, tiny_recipe
 from tests.trainers.test_deepspeed import _config
@@ -21,6 +22,7 @@ TRAIN = {
     "trainer.prompts_per_step": 4, "trainer.num_iterations": 2,
     "trainer.micro_batch_size": 4, "trainer.token_budget": 60, "trainer.kl": 0.05, "trainer.kl_in": "reward",
     "trainer.epsilon": 0.05, "deterministic": True,
+    "environment": {"name": TWO_TURNS, "max_completion_length": 16, "max_turn_length": 8},
 }  # fmt: skip
 SKIPPING = TRAIN | {
     "trainer.steps": 7, "trainer.num_iterations": 3, "trainer.max_kl": 1e-9,
@@ -48,7 +50,12 @@ def done(tmp_path_factory, tiny_model_dir):
         three = recipe(f"{name}-nan", TRAIN | {"trainer.steps": 3}, **zero)
         jobs[f"{name} nan"] = {"recipe": three, "random": True, "nan_rank": 1}
         jobs[f"{name} skipping"] = {"recipe": recipe(f"{name}-skipping", SKIPPING, **zero), "random": True}
-    jobs["head"] = {"recipe": recipe("head", HEAD), "random": True}
+    for name, stage in (("head", 0), ("head zero2", 2), ("head zero3", 3)):
+        zero = {"trainer.deepspeed": _config(folder, stage)} if stage else {}
+        jobs[name] = {"recipe": recipe(name.replace(" ", "-"), HEAD, **zero), "random": True}
+    # KL in the loss, an own backbone.
+    in_loss = TRAIN | {"trainer.kl_in": "loss"}
+    jobs["kl in the loss"] = {"recipe": recipe("loss", in_loss), "random": True}
     adapters = {"critic": TRAIN["critic"] | {"lora": {"r": 4}}, "lora": {"r": 4}, "trainer.steps": 2}
     for name, zero in (("ddp", {}), ("zero2", {"trainer.deepspeed": _config(folder, 2)})):
         made = recipe(f"{name}-adapters", TRAIN | adapters, **zero)
@@ -59,9 +66,11 @@ def done(tmp_path_factory, tiny_model_dir):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, tiny_model_dir):
+    return _one_process(tiny_recipe(tiny_model_dir, tmp_path_factory.mktemp("ppo-one"), **TRAIN))
+
+
+def _one_process(recipe):
     """Final weights of policy and critic, and those they started from."""
-    folder = tmp_path_factory.mktemp("ppo-one")
-    recipe = tiny_recipe(tiny_model_dir, folder, **TRAIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_engine", lambda *_: RandomEngine(longest=8))
         with run.prepare(recipe) as trainer:
@@ -83,6 +92,12 @@ def test_two_processes_train_the_policy_and_the_critic_that_one_trains(done, one
     for got, wanted, start in zip(_weights(done, wrapper), ends, starts, strict=True):
         assert set(got) == set(wanted)
         # Another order of sums; under ZeRO-2 and 3 DeepSpeed's clip, too.
+        assert moved_apart(got, wanted, start) < 1e-2
+
+
+def test_with_kl_in_the_loss_too(done, tmp_path, tiny_model_dir):
+    ends, starts = _one_process(tiny_recipe(tiny_model_dir, tmp_path, **TRAIN | {"trainer.kl_in": "loss"}))
+    for got, wanted, start in zip(_weights(done, "kl in the loss"), ends, starts, strict=True):
         assert moved_apart(got, wanted, start) < 1e-2
 
 
@@ -108,8 +123,8 @@ def test_all_processes_skip_the_same_updates(done, wrapper):
         moved = [a != b for a, b in zip(rank["weights"], rank["weights"][1:], strict=False)]
         assert moved == [not x for x in skipped[1:]]
     # What decides is the KL over both processes' tokens, not each one's own.
-    (one, n), (other, m) = (rank["kl"][1] for rank in ranks)
-    assert one / n != other / m and lines[1]["kl_old_new"] == pytest.approx((one + other) / (n + m), rel=1e-4)
+    (one, n), (other, m) = (rank["kl"][2] for rank in ranks)
+    assert one / n != other / m and lines[2]["kl_old_new"] == pytest.approx((one + other) / (n + m), rel=1e-4)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -121,16 +136,18 @@ def test_a_loss_that_is_no_number_on_one_process_is_left_out_on_both(done, wrapp
     assert [line.get("nonfinite_losses", 0) > 0 for line in lines] == [False, True, False]
 
 
-def test_a_head_on_the_policy_learns_the_same_over_two_processes(done, tmp_path, tiny_model_dir):
-    assert [r["error"] for r in records(done, "head")] == [None, None]
+@pytest.mark.parametrize("name", ["head", "head zero2", "head zero3"])
+def test_a_head_on_the_policy_learns_the_same_over_two_processes(done, tmp_path, tiny_model_dir, name):
+    assert [r["error"] for r in records(done, name)] == [None, None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_engine", lambda *_: RandomEngine(longest=8))
         with run.prepare(tiny_recipe(tiny_model_dir, tmp_path, **HEAD)) as trainer:
             start = policy_weights(trainer.model)
             trainer.train()
             wanted, head = policy_weights(trainer.model), trainer.critic.head.state_dict()
-    assert moved_apart(torch.load(done / "head.pt", weights_only=True), wanted, start) < 1e-2
-    state = torch.load(done / "head" / "runs" / "run" / "checkpoints" / "step-000008" / "critic" / "learner.pt")
+    assert moved_apart(torch.load(done / f"{name}.pt", weights_only=True), wanted, start) < 1e-2
+    checkpoint = done / name.replace(" ", "-") / "runs" / "run" / "checkpoints" / "step-000008"
+    state = torch.load(checkpoint / "critic" / "learner.pt")
     for name, tensor in head.items():
         torch.testing.assert_close(state["head"][name], tensor, atol=1e-5, rtol=1e-3)
 
