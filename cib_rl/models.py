@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
+from cib_rl.recipe import LoraSection
 
 SHIPPED = Path(__file__).parent / "data"
 
@@ -96,3 +97,21 @@ def load_policy(reference: str, dtype: str = "float32") -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load {reference!r}: {error}") from error
     return model
+
+
+def with_adapter(model: PreTrainedModel, section: LoraSection, seed: int, task_type: str, **more: Any) -> Any:
+    """`model` in a fresh PEFT adapter as the recipe's `section` describes it; `more` goes to PEFT's LoraConfig."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)  # the adapter's random start is part of the run
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=section.r,
+            lora_alpha=section.alpha,
+            lora_dropout=section.dropout,
+            target_modules=section.target_modules,
+            task_type=task_type,
+            **more,
+        ),
+    )

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from trl.trainer.utils import disable_dropout_in_model
 
 from cib_rl.errors import UserError
-from cib_rl.models import resolve_model
+from cib_rl.models import resolve_model, with_adapter
 from cib_rl.recipe import Recipe
 
 ADAPTER = "adapter"
@@ -50,23 +50,11 @@ def load_critic(recipe: Recipe, policy: str, base_dir: Path, tokenizer: Any) -> 
             model.get_parameter(name).zero_()
     if section.lora is None:
         return model
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(recipe.seed)  # the adapter's random start is part of the run
     with warnings.catch_warnings():
         # PEFT takes the head out of `all-linear` first, and then misses it.
         warnings.filterwarnings("ignore", message="You have passed exclude_modules")
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=section.lora.r,
-                lora_alpha=section.lora.alpha,
-                lora_dropout=section.lora.dropout,
-                target_modules=section.lora.target_modules,
-                exclude_modules=["score", "classifier"],  # the head is trained whole and saved with the adapter
-                task_type="TOKEN_CLS",
-            ),
-        )
+        # The head is trained as a whole and saved with the adapter.
+        return with_adapter(model, section.lora, recipe.seed, "TOKEN_CLS", exclude_modules=["score", "classifier"])
 
 
 @contextmanager

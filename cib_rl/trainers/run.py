@@ -24,7 +24,7 @@ from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
-from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded
+from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded, with_adapter
 from cib_rl.plugin import RewardContext, RewardSuite
 from cib_rl.preflight import check_budget, check_outcomes, check_prompts, check_rows, lost_to_rounding
 from cib_rl.progress import RunProgress
@@ -240,19 +240,7 @@ def _make_policy(recipe: Recipe, reference: str) -> Any:
     model.config._name_or_path = reference
     if recipe.lora is None:
         return model
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(recipe.seed)  # the adapter's random start is part of the run
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=recipe.lora.r,
-            lora_alpha=recipe.lora.alpha,
-            lora_dropout=recipe.lora.dropout,
-            target_modules=recipe.lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    return with_adapter(model, recipe.lora, recipe.seed, "CAUSAL_LM")
 
 
 def _nothing() -> None:
