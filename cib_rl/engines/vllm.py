@@ -23,6 +23,7 @@ from cib_rl.engines.pump import Finished, PumpedEngine, Request
 from cib_rl.engines.random_state import preserved_random_state
 from cib_rl.engines.stops import StopWatch
 from cib_rl.engines.support import context_length, end_of_sequence_ids
+from cib_rl.engines.vllm_scan import bear_vllms_scan
 from cib_rl.engines.weights import collect
 from cib_rl.errors import UserError
 from cib_rl.models import unsharded
@@ -298,6 +299,7 @@ def _build(model: str, config: Any, section: EngineSection, length: int, seed: i
         options.update(enforce_eager=True, kv_cache_memory_bytes=_cpu_cache_bytes(config, section.max_num_seqs, length))
         # A prompt cut in two makes vLLM set a request's random generator back, which CPU generators cannot do.
         options.update(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, length))
+    bear_vllms_scan()
     try:
         return LLM(
             model=model,

@@ -39,6 +39,8 @@ def build_engine(name: str, folder: Path, model: Any = None, *, max_num_seqs: in
         return TransformersEngine(
             folder if model is None else model, tokenizer, max_num_seqs=max_num_seqs, max_model_len=CONTEXT, **options
         )
+    import numba  # noqa: F401  as a training does that searches with bm25s: vLLM must start beside it
+
     from cib_rl.engines.vllm import VLLMEngine
 
     section = EngineSection(name="vllm", max_num_seqs=max_num_seqs, max_model_len=CONTEXT)

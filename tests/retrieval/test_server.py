@@ -32,7 +32,15 @@ def served(*arguments):
     """A `retriever serve` process on a free port: (address without path, process)."""
     command = [sys.executable, "-m", "cib_rl", "retriever", "serve", *map(str, arguments), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A suite that was started in the background ignores Ctrl-C, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
