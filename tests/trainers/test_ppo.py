@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Recipe
 from cib_rl.run_folder import RunFolder
-from cib_rl.trainers import grpo, run, value_head
+from cib_rl.trainers import critic_model, grpo, run, value_head
 from cib_rl.trajectory_io import read_trajectories
 from tests.environments.scripted import NAME as TWO_TURNS
 from tests.trainers.naive_ppo import NaivePPO, Settings
@@ -468,3 +468,32 @@ def test_hicra_with_alpha_0_changes_nothing_under_ppo(tmp_path, tiny_model_dir, 
         credit = [{"name": "gae", "lam": 0.9}, *more]
         ends.append(_train(tiny_recipe(tiny_model_dir, tmp_path / name, **PPO, credit=credit), monkeypatch).weights[-1])
     assert all(_same(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_a_critic_starts_from_the_merged_policy_where_the_policy_is_a_folder_of_adapters(
+    tiny_model_dir, tmp_path, random_engine
+):
+    (tmp_path / "lora").mkdir()
+    changes = {"lora": {"r": 4}, "trainer.steps": 1}
+    adapters = run.train(tiny_recipe(tiny_model_dir, tmp_path / "lora", **changes), progress=False)
+    with run.prepare(tiny_recipe(adapters, tmp_path, **PPO, lora=None)) as trainer:
+        policy, critic = (dict(m.named_parameters()) for m in (trainer.model, trainer.critic.model))
+        name = "model.layers.0.self_attn.q_proj.weight"
+        assert torch.equal(policy[name], critic[name])
+        trainer.train()
+        earlier = next(trainer.run_folder.checkpoints.glob("step-*")) / "critic"
+    # A critic that was trained before brings no tokenizer with it, either.
+    (tmp_path / "again").mkdir()
+    critic = PPO["critic"] | {"model": str(earlier)}
+    with run.prepare(tiny_recipe(adapters, tmp_path / "again", **PPO | {"critic": critic}, lora=None)) as trainer:
+        assert trainer.critic.model.score.weight.abs().max() > 0
+
+
+def test_the_vocabulary_of_a_critic_from_the_hub_is_compared_too(tiny_tokenizer, monkeypatch):
+    other = type("Other", (), {"get_vocab": lambda self: {"a": 10**6}, "encode": lambda self, *_, **__: [1]})()
+    text = type("Text", (), {"vocab_size": 10**6})()
+    made = type("Config", (), {"get_text_config": lambda self: text})()
+    monkeypatch.setattr(critic_model.AutoConfig, "from_pretrained", lambda name: made)
+    monkeypatch.setattr(critic_model.AutoTokenizer, "from_pretrained", lambda name: other)
+    with pytest.raises(UserError, match="another vocabulary than the policy"):
+        critic_model.check_vocabulary("some/model", tiny_tokenizer)
