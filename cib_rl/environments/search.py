@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.environments.base import EpisodeEngine, encode_prompt, record_generation
+from cib_rl.environments.folding import visible
 from cib_rl.environments.foreign_text import ForeignText
+from cib_rl.environments.search_block import Found, Shown
 from cib_rl.environments.search_protocol import PRESETS, Protocol
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
@@ -24,6 +26,7 @@ from cib_rl.rollout import run_anywhere
 from cib_rl.spans import decode
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
+_CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
 _KEEPS_PLAYING = {StopReason.EOS, StopReason.STOP_STRING, StopReason.LENGTH}
 
 
@@ -67,12 +70,15 @@ class Search:
     ) -> None:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
         self.protocol = _protocol(keys)
-        self.foreign = ForeignText(tokenizer, self.protocol.tags)
-        self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
         p = self.protocol
-        self._open = self._own(f"{p.before}<{p.information}>")
-        self._close = self._own(f"</{p.information}>{p.after}")
-        self._invalid = self._own(p.invalid)
+        foreign = ForeignText(
+            tokenizer, [*p.tags, *p.own_tags], (p.document, p.query_header), _CHARACTERS * keys.max_block_length
+        )
+        self.shown = Shown(foreign, p.document, p.query_header)
+        self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
+        self._open = foreign.encode_own(f"{p.before}<{p.information}>")
+        self._close = foreign.encode_own(f"</{p.information}>{p.after}")
+        self._invalid = foreign.encode_own(p.invalid)
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory:
         """One episode."""
@@ -131,9 +137,6 @@ class Search:
             raise UserError("environment search: a task's prompt must be the question as text, not messages")
         return encode_prompt(self.protocol.template.replace("{question}", question), self.section, self.tokenizer)
 
-    def _own(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
     def _left(self, segment: Segment) -> int:
         """Tokens that the context has room for."""
         limit = self.keys.max_context_length
@@ -153,10 +156,7 @@ class Search:
         found = await asyncio.gather(*(self._retrieve(query) for query in queries))
         turn = trajectory.turns[-1]
         turn.searched, turn.queries, turn.search_latency = True, list(queries), time.perf_counter() - started
-        turn.documents = [
-            [] if isinstance(some, str) else [{"id": d.id, "title": d.title, "score": d.score} for d in some]
-            for some in found
-        ]
+        turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
         counts["failed_queries"] += sum(isinstance(some, str) for some in found)
         counts["empty_results"] += sum(some == [] for some in found)
         room = min(
@@ -164,7 +164,11 @@ class Search:
             self.keys.max_block_length,
             self._left(trajectory.segments[-1]) - 1,  # a token must be left to be sampled
         )
-        return self._block(queries, found, room)
+        left = room - len(self._open) - len(self._close)
+        if left < 0:
+            return None
+        (inner,) = self.shown.fit([self.shown.pieces(queries, found)], left)
+        return [*self._open, *inner, *self._close]
 
     def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
         """The queries that are carried out: not empty, not asked before in this episode, not too many."""
@@ -182,7 +186,7 @@ class Search:
                 queries.append(part)
         return queries
 
-    async def _retrieve(self, query: str) -> list[Document] | str:
+    async def _retrieve(self, query: str) -> Found:
         """The documents of a query, or why there are none."""
         reason = ""
         for attempt in range(self.keys.retries + 1):
@@ -204,63 +208,9 @@ class Search:
         loop = asyncio.get_running_loop()  # every rollout has a loop of its own
         return self._slots.setdefault(loop, asyncio.Semaphore(self.keys.concurrency))
 
-    # ---- the block --------------------------------------------------------------------------------------------------
 
-    def _block(self, queries: Sequence[str], found: Sequence[list[Document] | str], room: int) -> list[int] | None:
-        """Tokens of the whole block, at most `room`; None where not even an empty one has room."""
-        pieces = self._pieces(queries, found)
-        left = room - len(self._open) - len(self._close)
-        if left < 0:
-            return None
-        shares = _shares([len(piece) for piece in pieces], left)
-        inner = [token for piece, share in zip(pieces, shares, strict=True) for token in self._whole(piece[:share])]
-        return [*self._open, *inner, *self._close]
-
-    def _pieces(self, queries: Sequence[str], found: Sequence[list[Document] | str]) -> list[list[int]]:
-        if not queries:
-            return [self._own("No query was given, or all of them were asked before.")]
-        texts = []
-        for number, (query, some) in enumerate(zip(queries, found, strict=True), start=1):
-            header = self.protocol.query_header if len(queries) > 1 else ""
-            if header:
-                texts.append(_filled(header, number=number, query=query))
-            if isinstance(some, str):
-                texts.append(f"The search failed ({some}).\n")
-            elif not some:
-                texts.append("Nothing was found.\n")
-            else:
-                texts += [
-                    _filled(self.protocol.document, number=place, title=d.title, text=d.text)
-                    for place, d in enumerate(some, start=1)
-                ]
-        return [self.foreign.encode(text) for text in texts]
-
-    def _whole(self, ids: list[int]) -> list[int]:
-        """Without a last character of which only some bytes are left."""
-        while ids and decode(self.tokenizer, ids[-4:]).endswith("\ufffd"):
-            ids = ids[:-1]
-        return ids
-
-
-def _filled(form: str, **values: Any) -> str:
-    """Each `{name}` of a form by its value, once: braces in a document are text."""
-    parts = form.split("{")
-    filled = parts[0]
-    for part in parts[1:]:
-        name, brace, rest = part.partition("}")
-        filled += f"{values[name]}{rest}" if brace and name in values else "{" + part
-    return filled
-
-
-def _shares(lengths: Sequence[int], room: int) -> list[int]:
-    """How many tokens of each piece are shown: as equal as can be, none more than it has, `room` in all."""
-    shares = [0] * len(lengths)
-    waiting = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    while waiting:
-        share = room // len(waiting)
-        shares[waiting[0]] = min(lengths[waiting[0]], share)
-        room -= shares[waiting.pop(0)]
-    return shares
+def _noted(document: Document) -> dict[str, Any]:
+    return {"id": visible(document.id), "title": visible(document.title), "score": document.score}
 
 
 def _protocol(keys: SearchKeys) -> Protocol:

@@ -89,6 +89,11 @@ class Protocol:
         return self.think, self.search, self.information, self.answer
 
     @property
+    def own_tags(self) -> list[str]:
+        """The names of further tags that the forms of the block show."""
+        return re.findall(r"<\s*/?\s*(\w+)", " ".join((self.before, self.after, self.document, self.query_header)))
+
+    @property
     def stops(self) -> list[str]:
         """The strings that end a turn."""
         return [f"</{self.search}>", f"</{self.answer}>"]

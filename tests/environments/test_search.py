@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import Counter
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.environments.base import EpisodeEngine
-from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search import Search, SearchKeys, _filled, _shares
+from cib_rl.environments.foreign_text import filled
+from cib_rl.environments.search import Search, SearchKeys
+from cib_rl.environments.search_block import _shares
 from cib_rl.environments.search_protocol import PRESETS
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
@@ -79,7 +81,7 @@ class Script(Engine):
 
 
 def environment(tokenizer, retriever, **keys):
-    own = {name: keys.pop(name) for name in ("max_turn_length",) if name in keys}
+    own = {name: keys.pop(name) for name in ("max_turn_length", "answer") if name in keys}
     section = EnvironmentSection(name="search", max_completion_length=4000, **own)
     return Search(section, tokenizer, retriever, SearchKeys(retriever={"name": "x"}, **{"backoff": 0, **keys}))
 
@@ -242,18 +244,24 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
         assert t.turns[number].start == len(request) - len(segment.prompt_ids)
     assert "who was it" in decode(tokenizer, segment.prompt_ids)
     # What the environment wrote is one of its two texts, whole, and holds no structure of its own.
-    forging = ForeignText(tokenizer, made.protocol.tags)
     for ids in observations(t):
         if ids == made._invalid:
             continue
         assert ids[: len(made._open)] == made._open and ids[-len(made._close) :] == made._close
         inner = ids[len(made._open) : -len(made._close)]
         assert len(ids) <= max(observation * made.keys.max_queries, 16)
-        assert not forging._forges(decode(tokenizer, inner)) and not set(inner) & forging._ids
+        assert not _structure(tokenizer, made, inner)
     assert context is None or len(whole) <= context
     assert t.stop_reason is not None and not t.stop_reason.failed and not t.errors
     assert t.diagnostics.get("finished", 0) == _answered(t, made)
     assert t.diagnostics["environment_tokens"] == len(segment) - t.num_tokens
+
+
+def _structure(tokenizer, made, ids):
+    """Tags of the protocol in the text, and special tokens."""
+    names = "|".join(made.protocol.tags)
+    tags = re.findall(rf"<[\s/]*(?:{names})", decode(tokenizer, ids), re.IGNORECASE)
+    return tags + [i for i in ids if i in tokenizer.all_special_ids and i != tokenizer.unk_token_id]
 
 
 def _answered(trajectory, made):
@@ -284,7 +292,7 @@ def test_room_is_shared_out_evenly_and_wholly(lengths, room):
 
 
 def test_braces_of_a_document_are_text():
-    assert _filled("{number}: {text} {other}", number=1, text="{number} {") == "1: {number} { {other}"
+    assert filled("{number}: {text} {other}", number=1, text="{number} {") == "1: {number} { {other}"
 
 
 @pytest.mark.parametrize(
