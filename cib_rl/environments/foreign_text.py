@@ -42,11 +42,11 @@ class ForeignText:
         escape: Callable[[str], str] = str,
     ) -> None:
         self.tokenizer, self.longest, self.escape = tokenizer, longest, escape
-        marks = _marks_of(tokenizer)
+        marks = marks_of(tokenizer)
         self._ids = set(tokenizer.convert_tokens_to_ids(sorted(marks)))
         self._structure = re.compile("|".join([*_tags(tags), *_marks(marks), *_headers(forms)]))
 
-    def encode(self, form: str = "{text}", number: int = 1, **values: str) -> list[int]:
+    def fill(self, form: str, number: int = 1, **values: str) -> list[int]:
         """Token ids of a form with its values, which are foreign and made harmless; the form itself is ours."""
         values = {name: value[: self.longest] for name, value in values.items()}
         ours = self.encode_own(self.escape(filled(form, number=number, **dict.fromkeys(values, ""))))
@@ -56,10 +56,10 @@ class ForeignText:
             if not self.more(ids, ours):
                 return ids
             values = {name: decode(self.tokenizer, self.encode_own(value)) for name, value in values.items()}
-        return self.settled(decode(self.tokenizer, ids))  # it is made of several values together
+        return self.encode(decode(self.tokenizer, ids))  # it is made of several values together
 
-    def settled(self, text: str) -> list[int]:
-        """Token ids of a text none of which may be structure."""
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, all of it foreign."""
         for _ in range(_ROUNDS):
             ids = self.encode_own(self.broken(text))
             if not self.more(ids):
@@ -95,7 +95,7 @@ def filled(form: str, **values: Any) -> str:
     return text
 
 
-def _marks_of(tokenizer: Any) -> set[str]:
+def marks_of(tokenizer: Any) -> set[str]:
     """The tokens that stand for structure. Others are added for their text: white space, letters, words."""
     added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
     marks = {token for token, special in added.items() if special or (len(token) > 1 and _BRACKETS & set(token))}

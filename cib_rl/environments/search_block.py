@@ -26,7 +26,7 @@ class Shown:
         foreign: ForeignText,
         document: str,
         query_header: str,
-        complete: Callable[[str], bool] = lambda text: True,
+        complete: Callable[[str], bool] | None = None,
     ) -> None:
         self.foreign, self.document, self.query_header, self.complete = foreign, document, query_header, complete
         self.tokenizer: Any = foreign.tokenizer
@@ -38,14 +38,14 @@ class Shown:
         pieces = []
         for number, (query, some) in enumerate(zip(queries, found, strict=True), start=1):
             if self.query_header and len(queries) > 1:
-                pieces.append(self.foreign.encode(self.query_header, number, query=query))
+                pieces.append(self.foreign.fill(self.query_header, number, query=query))
             if isinstance(some, str):
-                pieces.append(self.foreign.encode("The search failed ({text}).\n", text=some))
+                pieces.append(self.foreign.fill("The search failed ({text}).\n", text=some))
             elif not some:
                 pieces.append(self.say("Nothing was found.\n"))
             else:
                 pieces += [
-                    self.foreign.encode(self.document, place, title=d.title, text=d.text)
+                    self.foreign.fill(self.document, place, title=d.title, text=d.text)
                     for place, d in enumerate(some, start=1)
                 ]
         return pieces
@@ -63,7 +63,7 @@ class Shown:
         """Pieces one after the other. Where two of them make a tag together, all of it is made harmless anew."""
         ids = [token for piece in pieces for token in piece]
         if self.foreign.more(ids, *pieces):
-            ids = self._whole(self.foreign.settled(decode(self.tokenizer, ids)), len(ids))
+            ids = self._whole(self.foreign.encode(decode(self.tokenizer, ids)), len(ids))
         return ids
 
     def _whole(self, ids: list[int], size: int) -> list[int]:
@@ -75,7 +75,9 @@ class Shown:
         return ids
 
     def _ends(self, ids: list[int]) -> bool:
-        return not decode(self.tokenizer, ids[-4:]).endswith("\ufffd") and self.complete(decode(self.tokenizer, ids))
+        if decode(self.tokenizer, ids[-4:]).endswith("\ufffd"):
+            return False
+        return self.complete is None or self.complete(decode(self.tokenizer, ids))
 
 
 def _shares(lengths: Sequence[int], room: int) -> list[int]:

@@ -175,7 +175,7 @@ def _both(*ways):
 DEFENCES = {
     "tags": _set(foreign_text, "_tags", lambda names: []),
     "marks": _both(
-        _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "_marks_of", lambda tokenizer: set())
+        _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "marks_of", lambda tokenizer: set())
     ),
     "headers": _set(foreign_text, "_headers", lambda forms: []),
     "fold": _set(folding, "_folded", lambda unit: unit),
@@ -188,7 +188,7 @@ DEFENCES = {
     "longest": _set(search, "_CHARACTERS", 10**9),
     "filled": _set(foreign_text, "filled", _in_sequence),
     "policy tokens": _set(Trajectory, "policy_ids", property(lambda self: self.completion_ids)),
-    "structure only": _set(foreign_text, "_marks_of", _all_added),
+    "structure only": _set(foreign_text, "marks_of", _all_added),
 }
 
 
@@ -242,7 +242,7 @@ def test_nor_with_a_vocabulary_that_cannot_spell_them(kind):
     foreign = ForeignText(tokenizer, ["search", "information", "answer", "think"])
     for shape in SHAPES:
         for some in shape.make(random.Random(0)):
-            ids = foreign.encode("{title} {text}", title=some.title[:5000], text=some.text[:5000])
+            ids = foreign.fill("{title} {text}", title=some.title[:5000], text=some.text[:5000])
             assert set(ids) & set(tokenizer.all_special_ids) <= {tokenizer.unk_token_id}, shape.name
             assert not re.search("</?(?:search|information|answer|think)>", decode(tokenizer, ids)), shape.name
 
