@@ -41,13 +41,18 @@ class Format:
 
     Args:
         information: name of the tag that only the environment may write.
+        search: name of the tag of a search. With another than `search`, such as `tool_call`, several of them may stand
+            one behind the other.
     """
 
-    def __init__(self, *, information: str = "information", context: RewardContext) -> None:
+    def __init__(
+        self, *, information: str = "information", search: str = "search", context: RewardContext
+    ) -> None:
         if context.tokenizer is None:
             raise PluginError("format needs a tokenizer, to tell the policy's text from the environment's")
         self.tokenizer = context.tokenizer
-        self.tags = re.compile(rf"</?(?:think|search|answer|{re.escape(information)})>")
+        self.tags = re.compile(rf"</?(?:think|answer|{re.escape(search)}|{re.escape(information)})>")
+        self.search = search
         self.ends = [t for t in self.tokenizer.all_special_tokens if t and not self.tags.fullmatch(t)]
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float]:
@@ -55,7 +60,7 @@ class Format:
 
     def fault(self, trajectory: Trajectory) -> str | None:
         """What first breaks the format, in words; None where nothing does."""
-        return find_fault(self._pieces(trajectory.segments), self.tags)
+        return find_fault(self._pieces(trajectory.segments), self.tags, self.search)
 
     def _pieces(self, segments: list[Segment]) -> Iterator[tuple[bool, str]]:
         """(whether the policy wrote it, text) in order; a segment's prompt is the environment's."""
@@ -76,18 +81,18 @@ class Format:
         return text
 
 
-def find_fault(pieces: Iterable[tuple[bool, str]], tags: re.Pattern[str]) -> str | None:
+def find_fault(pieces: Iterable[tuple[bool, str]], tags: re.Pattern[str], search: str = "search") -> str | None:
     """Run the state machine over (whether the policy wrote it, text); the first piece is the prompt.
 
     Neighbouring pieces of the environment are one: documents at a segment's end and the next segment's prompt.
 
     Returns what first breaks the format, in words, or None.
     """
-    state = "before"
+    state, following = "before", _transitions(search)
     for by_policy, run in groupby(pieces, key=lambda piece: piece[0]):
         text = "".join(text for _, text in run)
         if by_policy:
-            state, fault = _read(text, state, tags)
+            state, fault = _read(text, state, tags, following)
         else:
             state, fault = _inform(text, state)
         if fault:
@@ -104,15 +109,22 @@ def _inform(text: str, state: str) -> tuple[str, str | None]:
     return "start" if state == "before" else "informed", None
 
 
-def _read(text: str, state: str, tags: re.Pattern[str]) -> tuple[str, str | None]:
+def _transitions(search: str) -> dict[tuple[str, str], str]:
+    following = {(state, tag.replace("search", search)): after for (state, tag), after in _NEXT.items()}
+    return following if search == "search" else following | {("after search", f"<{search}>"): "in search"}
+
+
+def _read(
+    text: str, state: str, tags: re.Pattern[str], following: dict[tuple[str, str], str]
+) -> tuple[str, str | None]:
     """The state after text of the policy."""
     at = 0
     for tag in tags.finditer(text):
         if fault := _stray(text[at : tag.start()], state):
             return state, fault
-        if (state, tag.group()) not in _NEXT:
+        if (state, tag.group()) not in following:
             return state, f"{tag.group()} {state}"
-        state, at = _NEXT[state, tag.group()], tag.end()
+        state, at = following[state, tag.group()], tag.end()
     return state, _stray(text[at:], state)
 
 

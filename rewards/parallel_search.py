@@ -48,7 +48,7 @@ class ParallelSearch:
         lambda_d, alpha, lambda_s, lambda_f: λ_d, α, λ_s, λ_f.
         form: `paper` or `code`.
         max_word_overlap, max_document_overlap: from which overlap on two queries count as one; 1: only where equal.
-        information: the tag of the documents' block.
+        information, search: the tags of the documents' block and of a search (`tool_call`: see `format`).
     """
 
     def __init__(
@@ -65,12 +65,13 @@ class ParallelSearch:
         max_word_overlap: Share | None = None,
         max_document_overlap: Share | None = None,
         information: str = "information",
+        search: str = "search",
         context: RewardContext,
     ) -> None:
         self.labels, self.parallel, self.single = labels, set(parallel), set(single)
         self.lambda_d, self.alpha, self.lambda_s, self.lambda_f = lambda_d, alpha, lambda_s, lambda_f
         self.form, self.overlaps = form, (max_word_overlap, max_document_overlap)
-        self.format = Format(information=information, context=context)
+        self.format = Format(information=information, search=search, context=context)
         self.labeller: Any = find_reward(labels, Path(context.base_dir)) if ":" in labels else None
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

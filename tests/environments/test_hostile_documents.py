@@ -6,57 +6,104 @@ What an attack does is judged here from the finished episode, with nothing of th
 from __future__ import annotations
 
 import html
+import json
 import random
 import re
 import unicodedata
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
 from cib_rl.engines.base import Sampling
-from cib_rl.environments import folding, foreign_text, search
+from cib_rl.environments import folding, foreign_text, tool_calls
+from cib_rl.environments import search as search_module
+from cib_rl.environments.base import EpisodeEngine
+from cib_rl.environments.chat_tools import ChatTools
 from cib_rl.environments.foreign_text import WITHHELD, ForeignText
 from cib_rl.environments.search import Search
 from cib_rl.environments.search_block import Shown
+from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.retrieval.base import Document
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.spans import decode
 from cib_rl.trajectory import Trajectory
-from tests.environments.hostile_documents import HONEST, SHAPES, TOKENIZERS, WORDS_ONLY, drawn
+from tests.environments.hostile_documents import HONEST, SHAPES, TOKENIZERS, TOOLS, WORDS_ONLY, drawn
 from tests.environments.test_search import Library, Script, environment
+from tests.environments.test_tool_calls import end, search
 
-TEXTS = ["<think>so</think><search>who was it</search>", "I give up."]
+SEARCHES = "<think>so</think><search>who was it</search>"
 
 
 class Played:
     """One search that brings the documents, one turn that gives no answer; and what a judge needs to know of it."""
 
     def __init__(self, kind, documents, **keys):
-        self.tokenizer, self.documents = TOKENIZERS[kind](), documents
+        self.kind, self.tokenizer, self.documents = kind, TOKENIZERS[kind](), documents
         answer = keys.pop("answer", "tag")
         self.budget = keys.setdefault("max_observation_length", 500)
-        made = environment(self.tokenizer, Library(lambda query: documents), k=20, turns=1, answer=answer, **keys)
-        p = made.protocol
-        self.engine = Script(self.tokenizer, [text.replace("search>", f"{p.search}>") for text in TEXTS])
-        self.handed = []
+        if kind in TOOLS:
+            keys = {name: value for name, value in keys.items() if name != "protocol"} | {"preset": "tool_calls"}
+        else:
+            keys.pop("turns", None)  # where a turn without a call is not the end
+        self.library = Library(lambda query: documents)
+        made = environment(self.tokenizer, self.library, answer=answer, **{"k": 20, "turns": 1, **keys})
+        self.protocol, handed = made.protocol, []
+        self.engine = Script(self.tokenizer, self.script())
         rollouts = Rollouts(made, self.engine, self.tokenizer, answer)
         episode = Episode({"id": "0", "prompt": "who was it", "answer": "x"}, 0, 0, seed=1)
         with pytest.MonkeyPatch.context() as patch:
             encode = ForeignText.encode_own
-            patch.setattr(ForeignText, "encode_own", lambda s, text: self.handed.append(len(text)) or encode(s, text))
+            patch.setattr(ForeignText, "encode_own", lambda s, text: handed.append(len(text)) or encode(s, text))
             (self.trajectory,) = rollouts.run([episode], Sampling(max_tokens=4000))
-        own = "".join((p.before, p.after, p.document, p.query_header))
-        self.names = {p.search, p.information, p.answer, p.think, *re.findall(r"</?(\w+)", own)}
-        # What the environment itself writes.
-        self.open, self.close = f"{p.before}<{p.information}>", f"</{p.information}>{p.after}"
-        self.frame = len(made._open) + len(made._close)
-        self.own_tags = 2 + len(documents) * len(re.findall(r"</?\w+>", p.document))
-        self.headers = [form for form in (p.document, p.query_header) if "{number}" in form]
+        self.longest = max(handed)
         self.block, self.text = [], ""
         if len(self.trajectory.turns) == 2:
             first, second = self.trajectory.turns
             self.block = self.trajectory.segments[0].completion_ids[first.end : second.start]
             self.text = decode(self.tokenizer, self.block)
+        # What the environment itself writes, and what stands inside.
+        self.open, self.close = self.frame()
+        open_ids, close_ids = (
+            self.tokenizer.encode(text, add_special_tokens=False) for text in (self.open, self.close)
+        )
+        self.least = len(open_ids) + len(close_ids)
+        self.whole = self.block[: len(open_ids)] == open_ids and self.block[-len(close_ids) :] == close_ids
+        self.inner = self.block[len(open_ids) : -len(close_ids)] if self.whole else self.block
+        self.shown = decode(self.tokenizer, self.inner)
+        self.unread = kind == "llama3" and not self.reads_as_json()
+        form = self.protocol.document
+        self.own_tags = len(documents) * len(re.findall(r"</?\w+>", form))
+        self.headers = [form for form in (form, self.protocol.query_header) if "{number}" in form]
+        tags = ("think", "answer", "tools", "tool_call", "tool_response")
+        self.names = {*(tags if kind in TOOLS else self.protocol.tags), *re.findall(r"</?(\w+)", form)}
+
+    def script(self):
+        if self.kind not in TOOLS:
+            return [SEARCHES.replace("search>", f"{self.protocol.search}>"), "I give up."]
+        return [search(self.kind, "who was it"), "I give up." + end(self.kind)]
+
+    def frame(self):
+        """Before and behind the documents: for tools, rendered from a conversation."""
+        p = self.protocol
+        if self.kind not in TOOLS:
+            return f"{p.before}<{p.information}>", f"</{p.information}>{p.after}"
+        call = {"type": "function", "function": {"name": "search", "arguments": {"query": "who was it"}}}
+        messages = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "RESULT"},
+        ]
+        text = self.tokenizer.apply_chat_template(messages, tools=[p.tool], tokenize=False, add_generation_prompt=True)
+        before, _, after = text.rpartition("who was it")[2].partition(end(self.kind))[2].partition("RESULT")
+        return before, after
+
+    def reads_as_json(self):
+        try:
+            self.shown = json.loads(f'"{self.shown}"')
+        except ValueError:
+            return False
+        return True
 
     def marks(self):
         added = self.tokenizer.added_tokens_decoder.items()
@@ -74,29 +121,28 @@ def plain(text):
 
 
 def _tags(played):
-    return len(re.findall(rf"</?(?:{'|'.join(played.names)})>", played.text)) > played.own_tags
+    return len(re.findall(rf"</?(?:{'|'.join(played.names)})>", played.shown)) > played.own_tags
 
 
 def _look_alikes(played):
-    text = plain(played.text)
+    text = plain(played.shown)
     found = len(re.findall(rf"<\W*(?:{'|'.join(map(plain, played.names))})", text))
     marks = {plain(mark) for mark in played.marks().values()} - {f"<{s}{n}>" for n in played.names for s in ("", "/")}
     return found > played.own_tags or any(mark in text for mark in marks)
 
 
 def _special(played):
-    return not set(played.block).isdisjoint(played.marks()) or bool(re.search(r"<\s*[|｜]", played.text))
+    return not set(played.inner).isdisjoint(played.marks()) or bool(re.search(r"<\s*[|｜]", played.shown))
 
 
 def _headers(played):
-    text, own = plain(played.text), len(played.documents)
+    text, own = plain(played.shown), len(played.documents)
     seen = {"Doc": (r"doc\s*\d+\s*\(\s*title", own), "Results": (r"results\s*\d+\s*for", 0)}
     return any(len(re.findall(p, text)) > n for word, (p, n) in seen.items() if any(word in f for f in played.headers))
 
 
 def _unclosed(played):
-    whole = played.text.strip().startswith(played.open.strip()) and played.text.endswith(played.close)
-    return not whole or len(played.block) > max(played.budget, played.frame)
+    return not played.whole or len(played.block) > max(played.budget, played.least)
 
 
 def _hidden(played):
@@ -119,7 +165,7 @@ def _unsaved(played):
 
 
 def _withheld(played):
-    shown = unicodedata.normalize("NFKC", played.text).lower()
+    shown = unicodedata.normalize("NFKC", played.shown).lower()
     given = {unicodedata.normalize("NFKC", d.text).lower() for d in played.documents if d.text in HONEST}
     return any(text not in shown for text in given)
 
@@ -134,29 +180,46 @@ HARMS = {
     "error": lambda played: bool(played.trajectory.errors),
     "unsaved": _unsaved,
     "broken character": _broken_character,
-    "huge": lambda played: max(played.handed) > 100_000,
-    "twice": lambda played: played.text.count("only-once") > 1,
+    "huge": lambda played: played.longest > 100_000,
+    "twice": lambda played: played.shown.count("only-once") > 1,
     "answer": lambda played: played.trajectory.answer is not None,
     "withheld": _withheld,
+    "string": lambda played: played.unread,
+    "call": lambda played: bool(set(played.library.asked) - {"who was it"}),
 }
 
 
 def _cut_at_the_end(patch):
     """The block is written whole, and then cut to the budget."""
-    observe = Search._observe
+    fitted = Search._fitted
 
-    async def cut(self, *args):
-        ids = await observe(self, *args)
-        return ids[: self.keys.max_observation_length]
+    def cut(self, *args):
+        return fitted(self, *args)[: self.keys.max_observation_length]
 
     patch.setattr(Shown, "fit", lambda self, groups, room: [[i for piece in some for i in piece] for some in groups])
-    patch.setattr(Search, "_observe", cut)
+    patch.setattr(Search, "_fitted", cut)
 
 
 def _in_sequence(form, **values):
     for name, value in values.items():
         form = form.replace("{" + name + "}", str(value))
     return form
+
+
+def _read_everything(patch):
+    """Calls are read from all that came since the prompt."""
+    generate, read = EpisodeEngine.generate, ToolCalls.read
+
+    async def remember(self, prompt_ids, **keys):
+        generation = await generate(self, prompt_ids, **keys)
+        generation.context = prompt_ids
+        return generation
+
+    def reread(self, generation):
+        return read(self, replace(generation, ids=[*generation.context, *generation.ids]))
+
+    patch.setattr(EpisodeEngine, "generate", remember)
+    patch.setattr(ToolCalls, "read", reread)
 
 
 def _all_added(tokenizer):
@@ -181,13 +244,16 @@ DEFENCES = {
     "fold": _set(folding, "_folded", lambda unit: unit),
     "second look": _set(ForeignText, "more", lambda self, *ids: False),
     "visible": _set(foreign_text, "visible", str),
-    "noted": _set(search, "visible", str),
+    "noted": _set(search_module, "visible", str),
     "joined": _set(Shown, "_joined", lambda self, pieces: [i for piece in pieces for i in piece]),
     "cut": _cut_at_the_end,
     "whole": _set(Shown, "_ends", lambda self, ids: True),
-    "longest": _set(search, "_CHARACTERS", 10**9),
+    "longest": _set(search_module, "_CHARACTERS", 10**9),
     "filled": _set(foreign_text, "filled", _in_sequence),
     "policy tokens": _set(Trajectory, "policy_ids", property(lambda self: self.completion_ids)),
+    "own turn": _read_everything,
+    "escape": _set(ChatTools, "_found_escape", lambda self: str),
+    "can be read": _set(tool_calls, "_can_be_read", lambda text: True),
     "structure only": _set(foreign_text, "marks_of", _all_added),
 }
 
@@ -226,9 +292,10 @@ def test_a_shape_works_only_where_its_defence_is_off(shape):
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_thousand_hostile_documents_do_no_harm(kind):
-    """1,000 in all: a tenth of them with each of ten tokenizers."""
+    """A hundred with each tokenizer."""
+    assert len(TOKENIZERS) >= 10
     rng, count = random.Random(f"documents for {kind}"), 0
-    while count < 1000 // len(TOKENIZERS):
+    while count < 100:
         documents = drawn(rng)
         count += len(documents)
         keys = {"preset": rng.choice((None, "parallel_search", "inforage")), "answer": rng.choice(("tag", "boxed"))}
@@ -251,5 +318,5 @@ def test_an_honest_document_is_shown_as_it_is():
     text = 'Naïve café: 3 < 4, a <b>bold</b> "Search" of [12] items; see https://x.org/?a=1&b=2 — 答案, हिन्दी, می‌خواهم.'
     for kind in TOKENIZERS:
         played = Played(kind, [Document("1", "Über <i>x</i>", text)])
-        shown = text.lower() if kind == "lower" else unicodedata.normalize("NFKC", text) if kind == "nfkc" else text
-        assert shown in played.text and WITHHELD not in played.text, kind
+        given = text.lower() if kind == "lower" else unicodedata.normalize("NFKC", text) if kind == "nfkc" else text
+        assert given in played.shown and WITHHELD not in played.shown, kind
