@@ -256,7 +256,11 @@ RESUMES = {
     "both with adapters": {"critic": {"learning_rate": 2e-3, "lora": {"r": 4}}, "lora": {"r": 4}},
     "head on the policy": {"critic": {"learning_rate": 1e-2, "backbone": "policy"}},
     "head, not detached": {"critic": {"learning_rate": 1e-2, "backbone": "policy", "detach": False}},
-}
+    "while the critic learns alone": {
+        "critic": {"learning_rate": 2e-3, "warmup_steps": 6}, "trainer.schedule": "cosine", "trainer.warmup_ratio": 0.3,
+    },
+    "in a window whose updates are over": {"trainer.max_kl": 1e-9, "trainer.steps_per_window": 3},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", RESUMES)
