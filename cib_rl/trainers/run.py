@@ -328,6 +328,7 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         epsilon=section.epsilon,
         epsilon_high=section.epsilon_high,
         beta=section.kl,
+        entropy_coef=section.entropy,
         learning_rate=section.learning_rate,
         lr_scheduler_type=section.schedule,
         warmup_steps=math.ceil(section.warmup_ratio * own_steps),
