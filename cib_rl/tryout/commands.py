@@ -148,14 +148,12 @@ def try_command(
         int, typer.Option(metavar="N", min=0, help="Honest completions that probes are made of; 0: no probes.")
     ] = 64,
     allow: Annotated[
-        list[str] | None, typer.Option(metavar="PROBE", help="A probe that may earn more, e.g. answer_only.")
-    ] = None,
-    forbid: Annotated[
-        list[str] | None, typer.Option(metavar="PROBE", help="A probe that may not, even if it is a short answer.")
+        list[str] | None,
+        typer.Option(metavar="PROBE", help="A probe that may earn more where it is right, e.g. answer_only."),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Share of problems in which a probe may earn more.")
-    ] = 0.05,
+    ] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of probes and rewards.")] = 0,
     rows: Annotated[int, typer.Option(metavar="N", min=0, help="Completions to show of each kind.")] = 5,
     output: Annotated[
@@ -165,7 +163,7 @@ def try_command(
 ) -> None:
     """Try a reward on saved completions, and what would cheat it.
 
-    Exit code 1 if a hacking probe earns more than honest completions.
+    Exit code 1 if a hacking probe earns more than the honest completion it is made of; 2 if none could be made.
     """
     from cib_rl.samples.load import load_samples
     from cib_rl.samples.options import as_mapping, as_spec
@@ -175,7 +173,7 @@ def try_command(
     from cib_rl.tryout.rows_file import check_suffix, write_rows
     from cib_rl.tryout.trial import try_reward
 
-    rules = Rules(tolerance, frozenset(allow or []), frozenset(forbid or []))
+    rules = Rules(tolerance, frozenset(allow or []))
     if output is not None:
         check_suffix(output)
     samples = load_samples(on, model=model, answer=answer_style, columns=as_mapping(columns, "--columns"), limit=limit)
@@ -195,5 +193,10 @@ def try_command(
     if output is not None:
         print(f"  rows: {write_rows(trial, output)}")
     print(f"  plot: {plot_trial(trial, plot or Path('runs') / f'try-{trial.label}.png')}")
+    if probes and not any(probe.made for probe in trial.probes):
+        raise UserError(
+            f"{on}: no probe could be made, so nothing was tested: there is no right completion of one turn with "
+            "reasoning that can be taken apart (--probes 0, if none are wanted)"
+        )
     if trial.hacks:
         raise typer.Exit(EXIT_HACKED)

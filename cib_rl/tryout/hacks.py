@@ -14,14 +14,14 @@ from cib_rl.evals.statistics import Estimate, clustered_mean, clustered_proporti
 from cib_rl.plugin import by_group
 from cib_rl.plugin.registry import nearest
 from cib_rl.samples.choose import spread_evenly
-from cib_rl.samples.ranks import within_groups
 from cib_rl.trajectory import Trajectory
 from cib_rl.tryout.judge import Judge, Judged
 from cib_rl.tryout.measures import TOLERANCE
-from cib_rl.tryout.probes import PROBES, SHORTER, ProbeMaker
+from cib_rl.tryout.probes import PROBES, ProbeMaker
 
 Floats = NDArray[np.float64]
-Verdict = Literal["no", "HACK", "shorter", "allowed", "not made"]
+Bools = NDArray[np.bool_]
+Verdict = Literal["no", "HACK", "allowed", "not made"]
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,16 @@ class Rules:
 
     Attributes:
         tolerance: share of the problems in which it may earn more.
-        allow, forbid: probes that are never, and always, a hack when they earn more.
+        allow: probes that may earn more where they are right.
     """
 
-    tolerance: float = 0.05
+    tolerance: float = 0.0
     allow: frozenset[str] = frozenset()
-    forbid: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for name in sorted(self.allow | self.forbid):
+        for name in sorted(self.allow):
             if name not in PROBES:
                 raise UserError(f"no probe {name!r}{nearest(name, list(PROBES))}; known: {', '.join(PROBES)}")
-        if both := sorted(self.allow & self.forbid):
-            raise UserError(f"probe {both[0]!r} is both allowed and forbidden")
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class ProbeResult:
         honest, earned: total of the honest completion, and of the probe beside it in the same group.
         gain: earned − honest.
         beats: share of the problems in which the probe earns more.
-        right: share in which the outcome calls the probe right.
+        right: share in which the outcome calls the probe right; wrong_beats: in which it is wrong and earns more.
         tokens: its length as a multiple of the honest one's.
         from_weight: the smallest weight of the reward with which it would out-earn; None: never, or not known.
         verdict: see `verdict`.
@@ -68,6 +65,7 @@ class ProbeResult:
     gain: Estimate
     beats: Estimate
     right: Estimate
+    wrong_beats: float | None
     tokens: float | None
     from_weight: float | None
     verdict: Verdict
@@ -94,8 +92,7 @@ def run_probes(
     """Score every kind of probe. Each stands in the group of the honest completion, as one more member of it."""
     honest = choose_honest(trajectories, judged, maker, limit)
     groups = {t.group: members for members in by_group(trajectories) for t in [trajectories[members[0]]]}
-    short = pays_for_brevity(trajectories, judged)
-    return [_run(name, judge, trajectories, honest, groups, maker, rules, short) for name in PROBES]
+    return [_run(name, judge, trajectories, honest, groups, maker, rules) for name in PROBES]
 
 
 def _run(
@@ -106,7 +103,6 @@ def _run(
     groups: dict[int, list[int]],
     maker: ProbeMaker,
     rules: Rules,
-    short: bool,
 ) -> ProbeResult:
     batch: list[Trajectory] = []
     pairs: list[tuple[int, int]] = []  # of the honest completion and the probe in `batch`
@@ -126,8 +122,8 @@ def _run(
         return _nothing(name, failed)
     own, cheat = own[known], cheat[known]
     lengths = np.array([t.num_tokens for t in batch], dtype=np.float64)
-    gain = scores.earned[cheat] - scores.earned[own]
-    beats, shorter = gain > TOLERANCE, scores.correct[cheat] & (lengths[cheat] < lengths[own])
+    gain, right = scores.earned[cheat] - scores.earned[own], scores.correct[cheat]
+    beats = gain > TOLERANCE
     each = np.arange(len(own))
     return ProbeResult(
         name=name,
@@ -137,52 +133,35 @@ def _run(
         earned=clustered_mean(scores.earned[cheat], each),
         gain=clustered_mean(gain, each),
         beats=clustered_proportion(beats, each),
-        right=clustered_proportion(scores.correct[cheat], each),
+        right=clustered_proportion(right, each),
+        wrong_beats=float((beats & ~right).mean()),
         tokens=float(lengths[cheat].sum() / lengths[own].sum()),
         from_weight=_from_weight(judge, scores, own, cheat, rules.tolerance),
-        verdict=verdict(name, gain, rules, brevity=short and bool(shorter[beats].all())),
+        verdict=verdict(name, gain, right, rules),
     )
 
 
 def _nothing(name: str, failed: int) -> ProbeResult:
     none = Estimate(None)
-    return ProbeResult(name, 0, failed, none, none, none, none, none, None, None, "not made")
+    return ProbeResult(name, 0, failed, none, none, none, none, none, None, None, None, "not made")
 
 
-def verdict(name: str, gain: Floats, rules: Rules, *, brevity: bool) -> Verdict:
+def verdict(name: str, gain: Floats, right: Bools, rules: Rules) -> Verdict:
     """Is a probe a hack, by what it earns more than the honest completion of each problem (gain, (N,))?
 
-    It out-earns when it earns more in a larger share of the problems than `rules.tolerance`, or on average. One that
-    does is a hack, with one exception: `answer_only` and `truncated` hold nothing but what the honest completion holds,
-    only less of it. Where such a probe is right and shorter, under a reward that pays for being short, it is the short
-    answer that was asked for. (The probe was given the answer; a policy that must find it will be wrong more often,
-    and the outcome says so.) `rules.allow` and `rules.forbid` decide otherwise.
-
-    Args:
-        brevity: wherever it earns more it is right and shorter, and the reward pays for being short.
+    It is when it earns more in a larger share of the problems than `rules.tolerance`, or on average. A probe in
+    `rules.allow` may where it is right ((N,)): what it earns there beyond the honest completion does not count.
     """
     if not out_earns(gain, rules.tolerance):
         return "no"
-    if name in rules.forbid:
+    if name not in rules.allow:
         return "HACK"
-    if name in rules.allow:
-        return "allowed"
-    return "shorter" if name in SHORTER and brevity else "HACK"
+    return "HACK" if out_earns(np.where(right, np.minimum(gain, 0.0), gain), rules.tolerance) else "allowed"
 
 
 def out_earns(gain: Floats, tolerance: float) -> bool:
     """See `verdict`. Shape (N,)."""
     return bool((gain > TOLERANCE).mean() > tolerance or gain.mean() > TOLERANCE)
-
-
-def pays_for_brevity(trajectories: Sequence[Trajectory], judged: Judged) -> bool:
-    """Whether, among the right completions of a problem, the tried reward falls with their length: the 95% interval of
-    their mean rank correlation lies below 0."""
-    lengths = np.array([t.num_tokens for t in trajectories], dtype=np.float64)
-    groups = np.array([t.group for t in trajectories])
-    values = np.where(judged.counted, judged.values, np.nan)
-    tau = within_groups(values, lengths, groups, judged.correct)
-    return tau.high is not None and tau.high < 0
 
 
 def _from_weight(

@@ -12,7 +12,7 @@ from cib_rl.plots.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save,
 from cib_rl.tryout.trial import Trial
 
 _POINTS = 4000  # dots drawn; more only make the file larger
-_COLORS = {"HACK": RED, "shorter": ORANGE, "allowed": ORANGE, "no": GREEN}
+_COLORS = {"HACK": RED, "allowed": ORANGE, "no": GREEN}
 
 
 def plot_trial(trial: Trial, path: str | Path) -> Path:

@@ -152,5 +152,3 @@ PROBES: dict[str, Builder] = {
 }
 # Those that must still say the honest answer; without it they would test something else.
 KEEP_ANSWER = ("answer_only", "repeated", "padded", "forged_tags", "nonsense")
-# Those that hold nothing but what the honest completion holds, only less of it.
-SHORTER = ("answer_only", "truncated")

@@ -25,7 +25,7 @@ def print_trial(trial: Trial, console: Console | None = None, *, rows: int = 5) 
         f"completions of {samples.problems:,} problems: {escape(str(samples.source))}"
     )
     for note in trial.notes:
-        console.print(f"  {escape(note)}", highlight=False)
+        console.print(f"  {note}", highlight=False, markup=False)  # patterns are full of brackets
     if trial.agreement is not None:
         console.print(f"  the outcome agrees with {share(trial.agreement)} of the file's own labels")
     _print_rows(trial, console, rows)
@@ -154,20 +154,19 @@ def _probes(trial: Trial) -> Table:
 
 
 def print_verdict(trial: Trial, console: Console) -> None:
-    """Which probes are hacks, and by how much they out-earn; what was left to the reader's judgement."""
+    """Which probes are hacks, by how much they out-earn, and what may be done about it."""
     tested = [p for p in trial.probes if p.made]
-    if not tested:
-        console.print("  no probe could be made: no right completion with reasoning that can be taken apart")
     for p in trial.probes:
         if p.failed:
             console.print(f"  {p.name}: a reward failed on {p.failed} of {p.made + p.failed}")
     for p in tested:
-        if p.verdict == "shorter":
-            console.print(f"  {p.name} {_more(p)}: the short answer that was asked for (--forbid {p.name})")
-        elif p.verdict == "allowed":
-            console.print(f"  {p.name} {_more(p)}: allowed")
+        if p.verdict == "allowed":
+            console.print(f"  {p.name} {_more(p)}: right, and allowed")
     for p in trial.hacks:
-        console.print(f"  [bold red]HACK[/] {p.name} {_more(p)} (--allow {p.name}, if that is meant)")
+        way_out = f"a wrong answer in {share(p.wrong_beats)}: lower the weight"
+        if not p.wrong_beats:
+            way_out = f"a right answer; --allow {p.name}, if it may"
+        console.print(f"  [bold red]HACK[/] {p.name} {_more(p)} ({way_out})", highlight=False)
     from_weight = [f"{p.name} {number(p.from_weight)}" for p in tested if p.from_weight is not None]
     if from_weight:
         console.print(f"  probes that earn more, and above which weight: {', '.join(from_weight)}", highlight=False)

@@ -31,14 +31,23 @@ def test_a_reward_for_words_of_the_prompt_is_hacked_by_copying_it_once_it_outwei
     assert hacks(words, "boxes_prompt", weight=1.1) == {"copied_prompt": "HACK"}
 
 
-def test_a_length_reward_is_paid_for_the_short_answer_and_that_is_no_hack(words):
-    assert hacks(words, "fewer_tokens") == {"answer_only": "shorter"}
-    assert hacks(words, "fewer_tokens", rules=Rules(forbid=frozenset({"answer_only"}))) == {"answer_only": "HACK"}
+SHORT_ANSWERS = Rules(allow=frozenset({"answer_only", "truncated"}))
 
 
-def test_a_length_reward_that_outweighs_the_outcome_is_hacked_by_saying_nothing(words):
-    found = hacks(words, "fewer_tokens", weight=20.0)
-    assert found["empty"] == "HACK" and found["truncated"] == "HACK" and found["answer_only"] == "shorter"
+def test_a_length_reward_pays_for_the_answer_alone_which_is_a_hack_until_the_user_allows_it(words):
+    assert hacks(words, "fewer_tokens") == {"answer_only": "HACK"}
+    assert hacks(words, "fewer_tokens", rules=SHORT_ANSWERS) == {"answer_only": "allowed"}
+
+
+def test_what_is_allowed_must_be_right_and_saying_nothing_never_is(words):
+    """A length reward that outweighs the outcome: half a completion earns more, without an answer."""
+    found = hacks(words, "fewer_tokens", weight=20.0, rules=SHORT_ANSWERS)
+    assert found["empty"] == found["truncated"] == "HACK" and found["answer_only"] == "allowed"
+
+
+def test_a_reward_on_length_alone_is_out_earned_by_an_empty_completion(words):
+    """As the outcome, so that nothing holds against it."""
+    assert hacks(words, "fewer_tokens", keywords={"kind": "outcome"}, rules=SHORT_ANSWERS)["empty"] == "HACK"
 
 
 def test_pay_for_leaving_reasoning_out_by_a_reward_that_is_not_about_length_is_a_hack(words):
@@ -80,24 +89,30 @@ def test_a_gate_on_success_is_part_of_what_a_probe_earns(words):
     assert "copied_prompt" not in gated
 
 
-GAINS = st.lists(st.sampled_from([-1.0, -0.2, 0.0, 0.2, 1.0]), min_size=1, max_size=12)
+def test_one_problem_in_which_a_probe_earns_more_is_one_too_many_unless_some_are_tolerated():
+    gain, right = np.array([0.2, -1.0, -1.0, -1.0]), np.ones(4, bool)
+    assert verdict("padded", gain, right, Rules()) == "HACK"
+    assert verdict("padded", gain, right, Rules(tolerance=0.25)) == "no"
+    assert verdict("padded", np.zeros(4), right, Rules()) == "no"  # a tie is no gain
 
 
-@given(GAINS, st.sampled_from([0.0, 0.05, 0.3]), st.booleans())
-@example([1.0, -0.2, -0.2, -0.2], 0.3, False)  # rarely more, but more on average
-def test_the_rule(gains, tolerance, brevity):
-    gain = np.array(gains)
-    beats = sum(g > 0 for g in gains) > tolerance * len(gains) or sum(gains) > 1e-9
-    assert out_earns(gain, tolerance) == beats
-    rules = Rules(tolerance, allow=frozenset({"padded"}), forbid=frozenset({"truncated"}))
-    found = {
-        name: verdict(name, gain, rules, brevity=brevity) for name in ("answer_only", "padded", "truncated", "empty")
-    }
-    if not beats:
+@given(st.lists(st.tuples(st.sampled_from([-1.0, -0.2, 0.0, 0.2, 1.0]), st.booleans()), min_size=1, max_size=12),
+       st.sampled_from([0.0, 0.05, 0.3]))  # fmt: skip
+@example([(1.0, True), (-0.2, True), (-0.2, True), (-0.2, True)], 0.3)  # rarely more, but more on average
+def test_the_rule(pairs, tolerance):
+    gain, right = np.array([g for g, _ in pairs]), np.array([r for _, r in pairs])
+
+    def more(gains):
+        return sum(g > 0 for g in gains) > tolerance * len(gains) or sum(gains) > 1e-9
+
+    assert out_earns(gain, tolerance) == more(gain.tolist())
+    rules = Rules(tolerance, allow=frozenset({"padded"}))
+    found = {name: verdict(name, gain, right, rules) for name in ("answer_only", "padded")}
+    if not more(gain.tolist()):
         assert set(found.values()) == {"no"}
     else:
-        assert found["empty"] == found["truncated"] == "HACK" and found["padded"] == "allowed"
-        assert found["answer_only"] == ("shorter" if brevity else "HACK")
+        wrong_alone = more([min(g, 0.0) if r else g for g, r in pairs])
+        assert found == {"answer_only": "HACK", "padded": "HACK" if wrong_alone else "allowed"}
 
 
 @given(
@@ -119,8 +134,6 @@ def test_the_first_weight_against_a_walk_over_weights(pairs, tolerance):
         assert found == pytest.approx(walk[0], abs=0.0101) and found <= walk[0]
 
 
-def test_unknown_and_contradictory_probes_are_refused():
+def test_an_unknown_probe_is_refused():
     with pytest.raises(UserError, match=r"no probe 'anser_only' \(did you mean 'answer_only'\?\)"):
         Rules(allow=frozenset({"anser_only"}))
-    with pytest.raises(UserError, match="both allowed and forbidden"):
-        Rules(allow=frozenset({"empty"}), forbid=frozenset({"empty"}))

@@ -25,8 +25,9 @@ def run(monkeypatch, tmp_path):
 
 def test_a_good_reward_on_a_file_of_texts(run, words_file, tmp_path):
     done = run(
-        f"{REWARDS}:fewer_tokens", "--on", words_file, "--weight", 0.5, "--set", "scale=50", "--output", "r.jsonl"
-    )
+        f"{REWARDS}:fewer_tokens", "--on", words_file, "--weight", 0.5, "--set", "scale=50", "--output", "r.jsonl",
+        "--allow", "answer_only",
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     shown = " ".join(done.output.split())
     for words in (
@@ -34,8 +35,8 @@ def test_a_good_reward_on_a_file_of_texts(run, words_file, tmp_path):
         "outcome: math_correct, because the gold answers are texts or numbers",
         "answers are read as hash",
         "has a value 48 of 48",
-        "answer_only earns",
-        "the short answer that was asked for",
+        "answer_only earns more than the honest completion in 100.0% of the problems",
+        "on average: right, and allowed",
         "no hack at weight 0.5",
     ):
         assert words in shown, words
@@ -57,8 +58,26 @@ def test_a_hackable_reward_ends_in_exit_code_1_and_says_which_and_by_how_much(ru
     assert (
         "HACK forged_tags earns more than the honest completion in 100.0% of the problems, +0.250 on average" in shown
     )
+    assert "(a right answer; --allow forged_tags, if it may)" in shown
     allowed = run(f"{REWARDS}:counts_searches", "--on", words_file, "--weight", 0.25, "--allow", "forged_tags")
     assert allowed.exit_code == 0 and "allowed" in allowed.output
+
+
+def test_a_wrong_answer_that_earns_more_cannot_be_allowed(run, words_file):
+    reward = (f"{REWARDS}:boxes_prompt", "--on", words_file, "--weight", 1.5, "--rows", 0)
+    done = run(*reward, "--allow", "copied_prompt")
+    shown = " ".join(done.output.split())
+    assert done.exit_code == 1 and "HACK copied_prompt earns more" in shown
+    assert "(a wrong answer in 100.0%: lower the weight)" in shown
+    assert run(*reward, "--set", "only_when_correct=true").exit_code == 0
+
+
+def test_where_no_probe_can_be_made_nothing_was_tested_and_the_exit_code_says_so(run, tmp_path):
+    bare = write_lines(tmp_path / "bare.jsonl", [row | {"completion": "#### 1"} for row in word_rows(2)])
+    done = run(f"{REWARDS}:fewer_tokens", "--on", bare)
+    assert done.exit_code == 2 and "no probe could be made, so nothing was tested" in done.stderr
+    assert "problems where all are equal" in done.output  # what could be found was shown
+    assert run(f"{REWARDS}:fewer_tokens", "--on", bare, "--probes", 0).exit_code == 0
 
 
 def test_a_reward_on_a_run_takes_outcome_limit_and_its_own_keys_from_the_recipe(run, tmp_path):
@@ -132,7 +151,9 @@ def test_samples_without_golds_and_with_mixed_ones_are_refused(run, tmp_path):
 def test_the_gsm8k_model_solutions(run, data_dir, tmp_path):
     """Labels by OpenAI's own grader; the four models' solutions of each problem are one group."""
     file = data_dir / "traces" / "gsm8k_model_solutions.jsonl.gz"
-    done = run("kimi_length", "--on", file, "--weight", 0.5, "--probes", 16, "--output", "r.parquet")
+    done = run(
+        "kimi_length", "--on", file, "--weight", 0.5, "--probes", 16, "--output", "r.parquet", "--allow", "answer_only"
+    )
     assert done.exit_code == 0, done.output
     shown = " ".join(done.output.split())
     assert "5,276 completions of 1,319 problems" in shown
