@@ -1,6 +1,7 @@
 """BM25 against corpus size: seconds, memory and disk of a build, memory of an open index, queries a second.
 
     python -m bench.retrieval --sizes 10000 100000
+    python -m bench.retrieval --sizes 10000 30000 100000 300000 1000000 --plot docs/img/bm25-size.png
     python -m bench.retrieval --corpus CORPUS.jsonl
 
 Corpora are generated unless one is named: passages of 100 made-up words whose frequencies fall like a power. Queries
@@ -15,11 +16,13 @@ import asyncio
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -43,24 +46,26 @@ def generate(path: Path, passages: int) -> None:
             file.write(json.dumps({"id": f"p{i}", "title": f"Title {i}", "text": text}) + "\n")
 
 
-def build(corpus: Path, out: Path) -> str:
-    """Build in a process of its own, and say what it took."""
+def build(corpus: Path, out: Path, *options: str) -> dict[str, float]:
+    """Build in a process of its own, and say what it took: seconds, CPU seconds, peak memory and disk in MB."""
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "cib_rl", "retriever", "build", str(corpus), "--out", str(out)]
+    command = [sys.executable, "-m", "cib_rl", "retriever", "build", str(corpus), "--out", str(out), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     assert status == 0
     seconds = time.perf_counter() - begun
-    disk = sum(file.stat().st_size for file in out.iterdir())
+    disk = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     cpu = used.ru_utime + used.ru_stime
-    return f"build {seconds:.0f} s ({cpu:.0f} s of CPU), peak {used.ru_maxrss / 1024:.0f} MB, disk {disk / 1e6:.0f} MB"
+    peak = used.ru_maxrss * 1024 / 1e6
+    print(f"    build {seconds:.0f} s ({cpu:.0f} s of CPU), peak {peak:.0f} MB, disk {disk:.0f} MB", flush=True)
+    return {"build_cpu": cpu, "build_peak": peak, "disk": disk}
 
 
-async def speed(index: Path, seconds: float) -> None:
+async def speed(index: Path, seconds: float) -> dict[str, float]:
     """Queries a second of CPU time (so that other work on the machine does not count), ours and raw."""
     before = psutil.Process().memory_info().rss
     retriever = BM25Retriever(BM25Settings(path=index, verify=False), Path())
-    print(f"    open +{(psutil.Process().memory_info().rss - before) / 2**20:.0f} MB", flush=True)
+    print(f"    open +{(psutil.Process().memory_info().rss - before) / 1e6:.0f} MB", flush=True)
     raw, words = bm25s.BM25.load(index, mmap=True), Words(IndexSettings())
     draw = random.Random(0)
     documents = [retriever._documents.get(draw.randrange(len(retriever))) for _ in range(64)]
@@ -83,18 +88,75 @@ async def speed(index: Path, seconds: float) -> None:
     async def raw_batch() -> None:
         raw.retrieve(words(queries), k=K, show_progress=False)
 
-    spent = dict.fromkeys((one_after_the_other, at_once, in_one_search, raw_singly, raw_batch), 0.0)
-    rounds = 0
-    while rounds < 3 or sum(spent.values()) < seconds:
-        for way in spent:
+    spent: dict[Any, list[float]] = {
+        way: [] for way in (one_after_the_other, at_once, in_one_search, raw_singly, raw_batch)
+    }
+    while min(map(len, spent.values())) < 4 or sum(map(sum, spent.values())) < seconds:
+        for way, taken in spent.items():
             begun = time.process_time()
             await way()
-            if rounds:  # the first round reads from the disk
-                spent[way] += time.process_time() - begun
-        rounds += 1
-    for way, taken in spent.items():
-        print(f"    {way.__name__:20} {len(queries) * (rounds - 1) / taken:6.0f} queries/s", flush=True)
+            taken.append(time.process_time() - begun)
+    rates = {
+        way.__name__: len(queries) / statistics.median(taken[1:]) for way, taken in spent.items()
+    }  # 1st: from disk
+    for name, rate in rates.items():
+        print(f"    {name:20} {rate:6.0f} queries/s", flush=True)
+    for ours, theirs in ((at_once, raw_singly), (in_one_search, raw_batch)):
+        ratios = [raw / own for own, raw in zip(spent[ours][1:], spent[theirs][1:], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"    {ours.__name__} / {theirs.__name__}: {middle:.2f} (quartiles {low:.2f}, {high:.2f})", flush=True)
     await retriever.close()
+    return rates
+
+
+def opened_memory(index: Path) -> float:
+    """MB that a process of its own grows by when it opens the index and answers 1,000 queries."""
+    code = (
+        "import asyncio, random, sys, psutil\n"
+        "from pathlib import Path\n"
+        "from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings\n"
+        "import bm25s\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "retriever = BM25Retriever(BM25Settings(path=Path(sys.argv[1]), verify=False), Path())\n"
+        "draw = random.Random(1)\n"
+        "texts = [retriever._documents.get(draw.randrange(len(retriever))).text.split() for _ in range(1000)]\n"
+        "asyncio.run(retriever.search([' '.join(draw.sample(text, min(5, len(text)))) for text in texts], 3))\n"
+        "print((psutil.Process().memory_info().rss - before) / 1e6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(index)], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    """Queries a second and memory against the number of passages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    sizes = [row["passages"] for row in rows]
+    for key, label in [
+        ("at_once", "64 searches at once"),
+        ("raw_singly", "bm25s alone, singly"),
+        ("in_one_search", "one search of 64"),
+        ("raw_batch", "bm25s alone, 64"),
+    ]:
+        style = "--" if key.startswith("raw") else "-"
+        left.plot(sizes, [row[key] for row in rows], style, marker="o", markersize=3, label=label)
+    left.set(ylabel="queries per second of CPU")
+    for key, label in [
+        ("build_peak", "build, peak"),
+        ("disk", "index on disk"),
+        ("memory", "open, after 1,000 queries"),
+    ]:
+        right.plot(sizes, [row[key] for row in rows], marker="o", markersize=3, label=label)
+    right.set(ylabel="MB")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="passages")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -102,14 +164,20 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0, help="of CPU time for the measurements of speed")
+    parser.add_argument("--plot", type=Path, help="picture to write")
     options = parser.parse_args()
+    rows = []
     for size in [None] if options.corpus else options.sizes:
         with tempfile.TemporaryDirectory() as name:
             corpus, out = options.corpus or Path(name) / "corpus.jsonl", Path(name) / "index"
+            print(options.corpus or f"{size:,} passages", flush=True)
             if size is not None:
                 generate(corpus, size)
-            print(f"{options.corpus or f'{size:,} passages'}: {build(corpus, out)}", flush=True)
-            asyncio.run(speed(out, options.seconds))
+            row = {"passages": size or 0, **build(corpus, out), "memory": opened_memory(out)}
+            print(f"    memory after 1,000 queries +{row['memory']:.0f} MB", flush=True)
+            rows.append(row | asyncio.run(speed(out, options.seconds)))
+    if options.plot:
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":

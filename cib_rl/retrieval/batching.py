@@ -52,7 +52,7 @@ class Batcher:
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._send_all())
         try:
-            return list(await asyncio.gather(*(entry.answer for entry in entries)))
+            return [await entry.answer for entry in entries]
         finally:
             for entry in entries:
                 if not entry.answer.done():

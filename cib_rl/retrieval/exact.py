@@ -80,9 +80,8 @@ class ExactSearch:
         With e a bound on a product's error, k vectors have exact scores of at least (k-th product - e), and a vector
         with such a score has a product of at least (k-th product - 2 e).
         """
-        half = device.type == "cuda"
-        queries_QD = unit_QD.to(device, torch.float16 if half else torch.float32)
-        margin = 2 * error_bound(unit_QD.shape[1], half=half) * self._max_norm
+        queries_QD = unit_QD.to(device)
+        margin = 2 * error_bound(unit_QD.shape[1], tf32=device.type == "cuda") * self._max_norm
         best_QK = torch.empty(len(unit_QD), 0, device=device)
         found: list[tuple[torch.Tensor, ...]] = []
         for first in range(0, len(part), self._block):
@@ -99,17 +98,15 @@ class ExactSearch:
 
 def product(queries_QD: torch.Tensor, block_ND: torch.Tensor) -> torch.Tensor:
     """Products (Q, N) in float32, none further from the exact one than `error_bound` says."""
-    if queries_QD.dtype == torch.float16:  # one pass of the tensor cores, summed and returned in float32
-        return torch.mm(queries_QD, block_ND.T, out_dtype=torch.float32)
     return queries_QD @ block_ND.float().T
 
 
-def error_bound(dimension: int, *, half: bool) -> float:
-    """Bound on the error of a product of D terms for vectors of length 1, rounding of the result included.
+def error_bound(dimension: int, *, tf32: bool) -> float:
+    """Bound on the error of a product of D terms for vectors of length 1, rounding of query and result included.
 
-    float32: the sum's (D + 2) 2^-24 (Higham, Accuracy and Stability, section 3.1, and Cauchy-Schwarz). On a GPU the
-    queries are rounded to fp16 first, 2^-11 (and 2^-25 for each number too small for it), and tensor cores do not
-    round to nearest, hence four times the sum's.
+    float32: (D + 4) 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1, and Cauchy-Schwarz).
+    A GPU may be set to TF32 by others in this process: the queries then lose what is below 2^-10, the vectors, being
+    fp16, nothing, and tensor cores do not round sums to nearest, hence four times the sum's.
     """
-    summed = (dimension + 2) * 2.0**-24
-    return 4 * summed + 2.0**-11 + dimension**0.5 * 2.0**-25 if half else summed
+    summed = (dimension + 4) * 2.0**-24
+    return 4 * summed + 2.0**-10 if tf32 else summed

@@ -61,14 +61,14 @@ def test_ids_order_and_scores_are_those_of_float64(seed, shape, kind, k, block, 
     assert all(len(numbers) == min(k, shape[0]) for numbers, _ in found)
 
 
-@given(seed=st.integers(0, 2**31), half=st.booleans())
-def test_an_error_within_the_bound_changes_nothing(seed, half):
+@given(seed=st.integers(0, 2**31), tf32=st.booleans())
+def test_an_error_within_the_bound_changes_nothing(seed, tf32):
     """The product of another device, as wrong as it may be."""
     draw = np.random.default_rng(seed)
     vectors = like_ones(draw, 50, 96)
     queries = draw.standard_normal((4, 96)).astype(np.float32)
     queries[0] = 1
-    bound = error_bound(96, half=half) * np.linalg.norm(vectors.astype(np.float64), axis=1).max()
+    bound = error_bound(96, tf32=tf32) * np.linalg.norm(vectors.astype(np.float64), axis=1).max()
 
     def wrong(queries_QD, block_ND):
         right_QN = queries_QD.double() @ block_ND.double().T
@@ -77,8 +77,8 @@ def test_an_error_within_the_bound_changes_nothing(seed, half):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "product", wrong)
-        if half:
-            patch.setattr(exact, "error_bound", lambda dimension, half: error_bound(dimension, half=True))
+        if tf32:
+            patch.setattr(exact, "error_bound", lambda dimension, tf32: error_bound(dimension, tf32=True))
         assert pairs(made(vectors, block=16).search(queries, 5)) == naive(queries, vectors, 5)
 
 
@@ -92,11 +92,11 @@ def test_a_product_in_float32_keeps_within_its_bound():
         right = queries.astype(np.float64) @ vectors.astype(np.float64).T
         seen = exact.product(torch.from_numpy(queries), torch.from_numpy(vectors)).double().numpy()
         longest = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        assert (np.abs(seen - right) / longest).max() < error_bound(dimension, half=False)
+        assert (np.abs(seen - right) / longest).max() < error_bound(dimension, tf32=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_result_is_that_of_the_cpu():
+def test_on_a_gpu_the_result_is_that_of_the_cpu(monkeypatch):
     draw = np.random.default_rng(0)
     vectors = np.concatenate([draw.standard_normal((20_000, 768)).astype(np.float16), like_ones(draw, 500, 768)])
     queries = draw.standard_normal((64, 768)).astype(np.float32)
@@ -105,12 +105,8 @@ def test_on_a_gpu_the_result_is_that_of_the_cpu():
     for devices in (["cuda:0"], ["cuda:0"] * 3, ["cpu", "cuda:0"]):
         for resident in (True, False):
             assert pairs(made(vectors, devices, 4096, resident=resident).search(queries, 10)) == on_cpu
-    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    rounded = torch.from_numpy(unit).to("cuda:0", torch.float16)
-    seen = exact.product(rounded, torch.from_numpy(vectors).to("cuda:0")).double().cpu().numpy()
-    right = unit.astype(np.float64) @ vectors.astype(np.float64).T
-    longest = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    assert (np.abs(seen - right) / longest).max() < error_bound(768, half=True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    assert pairs(made(vectors, ["cuda:0"], 4096).search(queries, 10)) == on_cpu
 
 
 def test_a_query_of_zeros_finds_the_first_ones():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,14 @@ def test_k_above_the_number_of_vectors_gives_all_of_them(tmp_path):
     vectors = clustered(5)
     found = HNSWSearch(graph(tmp_path, vectors), vectors, 1).search(vectors[:2].astype(np.float32), 50)
     assert [sorted(numbers.tolist()) for numbers, _ in found] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_places_at_which_the_graph_finds_nothing_are_left_out(tmp_path):
+    vectors = clustered(5)
+    search = HNSWSearch(graph(tmp_path, vectors), vectors, 8)
+    search._index = SimpleNamespace(search=lambda queries, k, params: (None, np.array([[3, -1, -1]])))
+    ((numbers, scores),) = search.search(vectors[:1].astype(np.float32), 3)
+    assert numbers.tolist() == [3] and len(scores) == 1
 
 
 def test_without_a_graph_or_with_a_damaged_one_it_says_so(tmp_path, monkeypatch):
