@@ -277,6 +277,7 @@ class EvaluationSection(Section):
     task: TaskSection | None = Field(None, description="the held-out rows; must be given")
     problems: int = Field(500, ge=1, description="the first so many rows")
     samples: int = Field(1, ge=1, description="answers per problem")
+    by: str | None = Field(None, description="column of the rows: their kinds of question are also reported apart")
     temperature: float = Field(1.0, ge=0, description="0: the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="1: off")
     every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")

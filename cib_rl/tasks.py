@@ -83,10 +83,17 @@ def _from_countdown(section: TaskSection, base_dir: Path) -> list[Row]:
     return task_rows(split=section.split, **section.kwargs)
 
 
+def _from_fiction(section: TaskSection, base_dir: Path) -> list[Row]:
+    from cib_rl.fiction.questions import task_rows
+
+    return task_rows(split=section.split, **section.kwargs)
+
+
 SOURCES: dict[str, Callable[[TaskSection, Path], list[Row]]] = {
     "jsonl": _from_jsonl,
     "hub": _from_hub,
     "countdown": _from_countdown,
+    "fiction": _from_fiction,
 }
 # The keys of a source that are no fields of the section; a source that is not listed checks its own.
 _KEYS: dict[str, tuple[str, ...]] = {"jsonl": ("answer_after",), "hub": ("answer_after", "config")}

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from pydantic import Field
+from rich.console import Console
 
+from cib_rl.errors import UserError
+from cib_rl.fiction.world import make_world
+from cib_rl.progress import RunProgress
 from cib_rl.recipe import Section
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.retrieval.batching import Batcher
+from cib_rl.retrieval.build import build_index
 from cib_rl.retrieval.documents import DocumentStore
 from cib_rl.retrieval.extra import require
 from cib_rl.retrieval.factory import validated
@@ -25,7 +32,10 @@ BATCH = 64  # queries that one passage to the thread takes along
 class BM25Settings(Section):
     """Keys of the retriever `bm25`."""
 
-    path: Path = Field(description="folder made by `cib-rl retriever build`")
+    path: Path | None = Field(None, description="folder made by `cib-rl retriever build`")
+    corpus: str | None = Field(
+        None, description="instead: JSON Lines that are indexed at the start, in memory's time; or fiction"
+    )
     verify: bool = Field(True, description="compare the index's checksums when it is opened (reads all of it once)")
     keep_unmatched: bool = Field(
         False, description="fill up to k with documents that hold none of the query's words, as bm25s does (score 0)"
@@ -44,7 +54,8 @@ class BM25Retriever(Retriever):
         require("retriever bm25", "bm25s")
         import bm25s
 
-        folder = base_dir / settings.path.expanduser()
+        self._built: TemporaryDirectory[str] | None = None
+        folder = self._folder(settings, base_dir)
         self.manifest = read_manifest(folder, bm25s.__version__, verify=settings.verify)
         self._words = Words(validated(IndexSettings, self.manifest.settings, f"{folder}/manifest.json"))
         self._index = bm25s.BM25.load(folder, mmap=True)
@@ -56,6 +67,23 @@ class BM25Retriever(Retriever):
         self._batcher: Batcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: ThreadPoolExecutor | None = ThreadPoolExecutor(settings.threads, "bm25")
+
+    def _folder(self, settings: BM25Settings, base_dir: Path) -> Path:
+        """Where the index is; that of a `corpus` is built first, in a folder which goes when the retriever does."""
+        if (settings.path is None) == (settings.corpus is None):
+            raise UserError("retriever bm25 needs either `path` (an index) or `corpus` (what to index at the start)")
+        if settings.path is not None:
+            return base_dir / settings.path.expanduser()
+        assert settings.corpus is not None
+        self._built = TemporaryDirectory(prefix="cib-rl-bm25-")
+        place = Path(self._built.name)
+        corpus = base_dir / Path(settings.corpus).expanduser()
+        if settings.corpus == "fiction":
+            corpus = place / "corpus.jsonl"
+            documents = make_world(0).documents()
+            corpus.write_text("".join(json.dumps(row) + "\n" for row in documents), encoding="utf-8")
+        build_index(corpus, place / "index", progress=RunProgress(Console(quiet=True)))
+        return place / "index"
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -93,3 +121,5 @@ class BM25Retriever(Retriever):
                 await self._batcher.close()
             await asyncio.to_thread(threads.shutdown)
             self._documents.close()
+            if self._built is not None:
+                self._built.cleanup()
