@@ -15,7 +15,6 @@ from typing import ClassVar
 
 from cib_rl.fiction.questions import Fact, Question
 
-
 _WORD = {"birth": "born", "town": "born", "country": "town"}  # what the documents say of it
 
 

@@ -1,5 +1,7 @@
 """Names of the generated world. None is meant to be that of a person or place that exists."""
 
+# ruff: noqa: SIM905  (a paragraph of names reads better than a list of quotes)
+
 FIRST = tuple(
     "Adra Belno Corvin Dalia Edric Fenna Gorim Halda Isolt Jarek Kelda Lorin Mirna Nadol Orsa Pelin Quira Rondal "
     "Selka Tovin Ulma Vadric Wenna Yoric Zelda Brana Cedra Dorim Elvar Farin Gilda Hedrin Jolan Karis Lumen Marek "
