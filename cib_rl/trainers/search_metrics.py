@@ -29,7 +29,7 @@ def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     * `search/valid`: share of the searches with a query to carry out; `search/valid_actions`: share of the turns that
       searched or answered.
     * `search/failed`, `search/empty`: share of the queries that failed, or found nothing.
-    * `search/latency_p50`, `search/latency_p95`: seconds from a search to all of its documents.
+    * `seconds/search_p50`, `seconds/search_p95`: seconds from a search to all of its documents.
     """
     searches = [search for row in rows for search in row["searches"]]
     if not searches:
@@ -45,6 +45,6 @@ def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "search/valid_actions": 1.0 - sum(row["invalid"] for row in rows) / turns,
         "search/failed": sum(row["failed"] for row in rows) / asked,
         "search/empty": sum(row["empty"] for row in rows) / asked,
-        "search/latency_p50": float(middle),
-        "search/latency_p95": float(late),
+        "seconds/search_p50": float(middle),
+        "seconds/search_p95": float(late),
     }

@@ -29,8 +29,8 @@ def test_shares_are_of_searches_queries_and_turns_over_all_episodes() -> None:
     assert found["search/valid"] == 0.75
     assert math.isclose(found["search/valid_actions"], 1 - 1 / 8)
     assert found["search/failed"] == found["search/empty"] == 0.25
-    assert math.isclose(found["search/latency_p50"], 0.2)  # of 0.1, 0.2, 0.4: the search without a query took no time
-    assert math.isclose(found["search/latency_p95"], float(np.quantile([0.1, 0.2, 0.4], 0.95)))
+    assert math.isclose(found["seconds/search_p50"], 0.2)  # of 0.1, 0.2, 0.4: the search without a query took no time
+    assert math.isclose(found["seconds/search_p95"], float(np.quantile([0.1, 0.2, 0.4], 0.95)))
 
 
 def test_without_searches_there_is_nothing_to_tell() -> None:
@@ -41,5 +41,5 @@ def test_without_searches_there_is_nothing_to_tell() -> None:
 def test_shares_of_no_query_are_not_a_number() -> None:
     found = search_metrics([search_row(_episode((0, 0.0)))])
     assert (
-        found["search/valid"] == 0.0 and math.isnan(found["search/failed"]) and math.isnan(found["search/latency_p50"])
+        found["search/valid"] == 0.0 and math.isnan(found["search/failed"]) and math.isnan(found["seconds/search_p50"])
     )
