@@ -112,7 +112,7 @@ def encode_prompt(
     if isinstance(prompt, str):
         messages = [{"role": "user", "content": prompt + section.suffix}]
     else:
-        messages = _with_suffix(prompt, section.suffix)
+        messages = with_suffix(prompt, section.suffix)
     if section.system:
         messages = [{"role": "system", "content": section.system}, *messages]
     text = tokenizer.apply_chat_template(
@@ -121,7 +121,7 @@ def encode_prompt(
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
+def with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
     """The messages with `suffix` added to the last user message. Raises UserError where there is none to add it to."""
     if not suffix:
         return list(messages)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.environments.base import EpisodeEngine, encode_prompt, record_generation
 from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search_protocol import PRESETS, Protocol
+from cib_rl.environments.search_protocol import make_protocol
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
@@ -66,7 +65,7 @@ class Search:
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
     ) -> None:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
-        self.protocol = _protocol(keys)
+        self.protocol = make_protocol(keys.preset, keys.protocol)
         self.foreign = ForeignText(tokenizer, self.protocol.tags)
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
         p = self.protocol
@@ -263,32 +262,22 @@ def _shares(lengths: Sequence[int], room: int) -> list[int]:
     return shares
 
 
-def _protocol(keys: SearchKeys) -> Protocol:
-    base = PRESETS[keys.preset] if keys.preset else Protocol()
-    known = {field.name for field in fields(Protocol)}
-    if unknown := set(keys.protocol) - known:
-        raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
-    protocol = replace(base, **keys.protocol)
-    if "{question}" not in protocol.template:
-        raise UserError("environment.protocol.template: {question} does not occur in it: no task would be asked")
-    if "{text}" not in protocol.document:
-        raise UserError("environment.protocol.document: {text} does not occur in it: no document would be shown")
-    if len(set(protocol.tags)) < len(protocol.tags):
-        raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
-    return protocol
+def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
+    """The keys of environment `search`. Raises UserError for wrong ones."""
+    try:
+        return SearchKeys.model_validate(kwargs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(SearchKeys.model_fields)
+        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
 
 
 def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
     """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
     from cib_rl.retrieval.factory import make_retriever
 
-    try:
-        keys = SearchKeys.model_validate(section.kwargs)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(SearchKeys.model_fields)
-        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
+    keys = read_keys(section.kwargs)
     if not isinstance(keys.retriever.get("name"), str):
         raise UserError("environment.retriever.name is missing: bm25, remote, or package.module:Class")
     rest = {key: value for key, value in keys.retriever.items() if key != "name"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from cib_rl.errors import UserError
 
 _SEARCH_R1 = (
     "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
@@ -117,3 +120,19 @@ PRESETS: dict[str, Protocol] = {
     # InForage (arXiv 2505.09316, the released code): the block is called evidence.
     "inforage": Protocol(template=_INFORAGE, information="evidence", delimiter=None),
 }
+
+
+def make_protocol(preset: str | None, changes: Mapping[str, Any]) -> Protocol:
+    """A preset, or the default, with `changes` to it. Raises UserError for those that make no sense."""
+    base = PRESETS[preset] if preset else Protocol()
+    known = {field.name for field in fields(Protocol)}
+    if unknown := set(changes) - known:
+        raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    protocol = replace(base, **changes)
+    if "{question}" not in protocol.template:
+        raise UserError("environment.protocol.template: {question} does not occur in it: no task would be asked")
+    if "{text}" not in protocol.document:
+        raise UserError("environment.protocol.document: {text} does not occur in it: no document would be shown")
+    if len(set(protocol.tags)) < len(protocol.tags):
+        raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
+    return protocol

@@ -79,8 +79,8 @@ def load_samples(
             finder(answer)
         except UserError as error:
             raise UserError(str(error).replace("environment.answer", "--answer-style")) from None
-    files = _files(path)
-    if not all(_holds_trajectories(file) for file in files):
+    files = sample_files(path)
+    if not all(holds_trajectories(file) for file in files):
         if len(files) > 1:
             raise UserError(f"{path}: not all of its {len(files)} parquet files hold trajectories; name one file")
         return Samples(
@@ -91,8 +91,8 @@ def load_samples(
     return _saved(path, files, model, answer, limit)
 
 
-def _files(path: Path) -> list[Path]:
-    """The files that hold the samples of `path`."""
+def sample_files(path: Path) -> list[Path]:
+    """The files that hold the samples of `path`. Raises UserError where there are none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -105,7 +105,8 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _holds_trajectories(file: Path) -> bool:
+def holds_trajectories(file: Path) -> bool:
+    """Whether it is a parquet file that `write_trajectories` made. Raises UserError where it cannot be read."""
     if file.suffix != ".parquet":
         return False
     try:

@@ -1,4 +1,4 @@
-"""Supervised training on {prompt, completion} texts: warm starts of policies and blind priors.
+"""Supervised training on texts, conversations and trajectories: warm starts of policies and blind priors.
 
     cib-rl sft warmstart          or          run_sft(SFTSettings(output="runs/warm", models={"policy": {}}))
 
@@ -28,7 +28,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from cib_rl.countdown.tokenizer import build_tokenizer
 from cib_rl.errors import UserError
-from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, read_jsonl, tokenize, train_bpe
+from cib_rl.trainers.sft_data import Example, countdown_rows, micro_batches, train_bpe
+from cib_rl.trainers.sft_encode import Encoder
+from cib_rl.trainers.sft_rows import Data, read_data
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
 CHUNK = 512  # demonstrations tokenized at a time
@@ -55,11 +57,12 @@ def new_model(shape: ModelShape, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     return model
 
 
-def _load(settings: SFTModel, rows: list[Row]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(settings: SFTModel, data: Data | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to train and its tokenizer, by the settings' order of preference."""
     source = settings.tokenizer or settings.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source) if source else _new_tokenizer(settings, rows)
+        tokenizer = AutoTokenizer.from_pretrained(source) if source else _new_tokenizer(settings, data)
+        tokenizer.chat_template = settings.chat_template or tokenizer.chat_template
         if settings.model:
             return AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32), tokenizer
     except (OSError, ValueError) as error:
@@ -67,9 +70,9 @@ def _load(settings: SFTModel, rows: list[Row]) -> tuple[PreTrainedModel, PreTrai
     return new_model(settings.shape, tokenizer), tokenizer
 
 
-def _new_tokenizer(settings: SFTModel, rows: list[Row]) -> PreTrainedTokenizerBase:
+def _new_tokenizer(settings: SFTModel, data: Data | None) -> PreTrainedTokenizerBase:
     """Countdown's tokenizer, or a BPE of the file's rows with the chat template of the settings."""
-    return train_bpe(rows, settings.vocab_size, settings.chat_template) if rows else build_tokenizer()
+    return train_bpe(data.rows, settings.vocab_size, settings.chat_template) if data else build_tokenizer()
 
 
 def _optimizers(model: PreTrainedModel, settings: SFTModel) -> list[torch.optim.Optimizer]:
@@ -94,20 +97,33 @@ def rate(step: int, settings: SFTModel) -> float:
     return min(1.0, (step + 1) / max(1, settings.warmup_steps), falling)
 
 
-def _examples(settings: SFTModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-    """An endless stream of examples: fresh demonstrations, or the file's rows in a new order in each epoch."""
-    encode = partial(
-        tokenize, tokenizer=tokenizer, blind=settings.blind, max_length=settings.max_length, suffix=settings.suffix
-    )
-    if not rows:
-        stream = countdown_rows(settings.countdown, settings.seed)
-        while True:
-            yield from encode(list(islice(stream, CHUNK)))[0]
-    examples, left_out = encode(rows)
+def read(settings: SFTModel) -> Data | None:
+    """The rows to train on; None for Countdown, whose demonstrations never end. Raises UserError (see `read_data`)."""
+    return None if settings.data == "countdown" else read_data(Path(settings.data), settings.columns, settings.where)
+
+
+def encode(data: Data, settings: SFTModel, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], list[str]]:
+    """All examples, and what was left out, in words. Raises UserError (see `Encoder`), or when none is left."""
+    if data.kind == "trajectories" and (settings.environment or settings.suffix):
+        raise UserError("sft data: environment and suffix: trajectories hold their prompts' tokens; leave them out")
+    examples, left_out = Encoder(tokenizer, settings).examples(data.rows)
+    notes = list(data.notes)
     if left_out:
-        print(f"sft: {left_out} of {len(rows)} rows are longer than max_length {settings.max_length}: left out")
+        notes.append(f"{left_out} of {len(data.rows)} rows are longer than max_length {settings.max_length}: left out")
     if not examples:
         raise UserError(f"sft: no row of {settings.data} fits in max_length {settings.max_length} tokens; raise it")
+    return examples, notes
+
+
+def _examples(settings: SFTModel, data: Data | None, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+    """An endless stream of examples: fresh demonstrations, or the file's rows in a new order in each epoch."""
+    if data is None:
+        encoder, stream = Encoder(tokenizer, settings), countdown_rows(settings.countdown, settings.seed)
+        while True:
+            yield from encoder.examples(islice(stream, CHUNK))[0]
+    examples, notes = encode(data, settings, tokenizer)
+    for note in notes:
+        print(f"sft: {note}")
     generator = torch.Generator().manual_seed(settings.seed)
     while True:
         for index in torch.randperm(len(examples), generator=generator).tolist():
@@ -136,12 +152,12 @@ def train_one(settings: SFTModel, folder: Path, report: Report) -> None:
         UserError: data, model or tokenizer that cannot be used, a folder in use, a loss that is not finite.
     """
     torch.manual_seed(settings.seed)
-    rows = [] if settings.data == "countdown" else read_jsonl(Path(settings.data))
-    model, tokenizer = _load(settings, rows)
+    data = read(settings)
+    model, tokenizer = _load(settings, data)
     model.train()
     optimizers = _optimizers(model, settings)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    stream = _examples(settings, rows, tokenizer)
+    stream = _examples(settings, data, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     log: list[dict[str, Any]] = []
     started, seen = time.perf_counter(), 0
@@ -150,7 +166,7 @@ def train_one(settings: SFTModel, folder: Path, report: Report) -> None:
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate(step, settings)
         examples = list(islice(stream, settings.batch_size))
-        learned = sum(len(example.ids) - example.start for example in examples)
+        learned = sum(example.learned for example in examples)
         for batch in micro_batches(examples, settings.micro_batch_tokens, pad_id):
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast_bf16):
                 logits_BTV = model(input_ids=batch.input_ids, use_cache=False).logits

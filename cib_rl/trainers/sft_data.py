@@ -1,44 +1,56 @@
-"""Rows for supervised training: where they come from, how they become ids, how they are batched.
+"""What supervised training is made of: texts, examples with what is learned of them, batches, a tokenizer of its own.
 
-Rows are `{prompt, completion}` texts, from a JSON Lines file or from the embedded Countdown solver.  Only completion
-tokens (and the closing eos) are learned.
+Where the rows come from: `sft_rows`; how they become examples: `sft_encode`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from cib_rl.countdown.problems import CountdownSettings, problem_stream
 from cib_rl.countdown.solver import demonstrate
-from cib_rl.environments.base import encode_prompt
-from cib_rl.errors import UserError
-from cib_rl.recipe import EnvironmentSection
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training text; `prompt` may be empty."""
+    """One training text; `prompt` may be empty. `where` names file and line."""
 
     prompt: str
     completion: str
+    where: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a tokenizer of its own is trained on."""
+        return self.prompt, self.completion
+
+
+class HasTexts(Protocol):
+    """Any kind of row."""
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized row: `ids` = prompt then completion then eos; loss is taken on `ids[start:]`."""
+    """One context: loss is taken on `ids[start:end]` of each of `spans`, which rise and start at 1 or later."""
 
     ids: tuple[int, ...]
-    start: int
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def learned(self) -> int:
+        """Number of tokens that are learned."""
+        return sum(end - start for start, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -49,69 +61,11 @@ class Batch:
     labels: torch.Tensor
 
 
-def read_jsonl(path: Path) -> list[Row]:
-    """Rows of a `.jsonl` or `.jsonl.gz` file of objects with the texts `prompt` and `completion`.
-
-    Raises:
-        UserError: no such file, no rows, or a line that is no JSON object with these two texts (file and line named).
-    """
-    if not path.is_file():
-        raise UserError(f"sft data: no file {path}")
-    opener = gzip.open if path.suffix == ".gz" else open
-    rows = []
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"sft data: {path}:{number} is not JSON ({error.msg})") from error
-            fields = record if isinstance(record, dict) else {}
-            for name in ("prompt", "completion"):
-                if not isinstance(fields.get(name), str):
-                    raise UserError(f"sft data: {path}:{number} needs the text {name!r}; it has {sorted(fields)}")
-            rows.append(Row(fields["prompt"], fields["completion"]))
-    if not rows:
-        raise UserError(f"sft data: {path} holds no rows")
-    return rows
-
-
 def countdown_rows(settings: CountdownSettings, seed: int) -> Iterator[Row]:
     """An endless stream of demonstrations for training problems (never for held-out ones)."""
     rng = random.Random(f"demonstrations-{seed}")
     for problem in problem_stream(settings, "train", seed):
         yield Row(problem.prompt, demonstrate(problem, rng).completion)
-
-
-def tokenize(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, blind: bool, max_length: int, suffix: str = ""
-) -> tuple[list[Example], int]:
-    """Examples no longer than `max_length` tokens, and the number of rows left out because they were longer.
-
-    Prompts (each with `suffix` after it) are encoded as the environments do it: through the chat template where there
-    is one.  With `blind` the prompt is left out and its place taken by one token, bos (eos where the tokenizer has no
-    bos): a prior that never sees a prompt predicts the completion's first token from that token alone.
-
-    Raises:
-        UserError: the tokenizer has no eos token.
-    """
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise UserError("sft: the tokenizer has no eos token, so completions could never end; set one in its folder")
-    opening = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos]
-    # The two texts are tokenized apart, as at sampling time: the prompt's last token never merges with the completion.
-    completions = tokenizer([row.completion for row in rows], add_special_tokens=False)["input_ids"]
-    prompts = [opening] * len(rows)
-    if not blind:
-        section = EnvironmentSection(max_completion_length=max_length, suffix=suffix)
-        prompts = [encode_prompt(row.prompt, section, tokenizer) for row in rows]
-    examples = [
-        Example((*(prompt or opening), *completion, eos), len(prompt or opening))
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    kept = [example for example in examples if len(example.ids) <= max_length]
-    return kept, len(examples) - len(kept)
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
@@ -122,7 +76,8 @@ def collate(examples: list[Example], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         ids = torch.tensor(example.ids, dtype=torch.long)
         input_ids[row, : len(ids) - 1] = ids[:-1]
-        labels[row, example.start - 1 : len(ids) - 1] = ids[example.start :]
+        for start, end in example.spans:
+            labels[row, start - 1 : end - 1] = ids[start:end]
     return Batch(input_ids, labels)
 
 
@@ -140,7 +95,7 @@ def micro_batches(examples: list[Example], token_budget: int, pad_id: int) -> li
     return [collate(group, pad_id) for group in groups]
 
 
-def train_bpe(rows: list[Row], vocab_size: int, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+def train_bpe(rows: Sequence[HasTexts], vocab_size: int, chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on `rows`; any text round-trips.  Numbers are split into digits.
 
     The marks of `chat_template`, such as <|user|>, become special tokens.
@@ -157,7 +112,7 @@ def train_bpe(rows: list[Row], vocab_size: int, chat_template: str | None = None
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator((text for row in rows for text in (row.prompt, row.completion)), trainer)
+    backend.train_from_iterator((text for row in rows for text in row.texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         chat_template=chat_template,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cib_rl.countdown.problems import CountdownSettings
+from cib_rl.recipe import EnvironmentSection
 
 
 class ModelShape(BaseModel):
@@ -31,7 +32,20 @@ class SFTModel(BaseModel):
     """What one model is trained on and how. The defaults are those of the shipped warm start."""
 
     model_config = ConfigDict(extra="forbid")
-    data: str = Field("countdown", description="countdown (endless demonstrations) or a file of {prompt, completion}")
+    data: str = Field(
+        "countdown",
+        description="countdown (endless demonstrations), a file of texts or messages, a run's folder",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="prompt, completion or messages: the column of the file that holds it"
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="column: the value it must have, e.g. correct: true, rewards.qa_em: 1"
+    )
+    environment: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keys of later training's environment that make its texts, e.g. name: search, preset, system",
+    )
     countdown: CountdownSettings = CountdownSettings()
     model: str | None = Field(None, description="folder or hub id to go on from; none: a new model of `shape`")
     shape: ModelShape = ModelShape()
@@ -40,11 +54,13 @@ class SFTModel(BaseModel):
         4096, ge=259, description="of a newly trained BPE (256 bytes and 3 special tokens at least)"
     )
     chat_template: str | None = Field(
-        None, description="Jinja text for a newly trained BPE; the <|marks|> in it become special tokens"
+        None,
+        description="Jinja text, in the place of the tokenizer's; its <|marks|> are special tokens of a new BPE",
     )
     suffix: str = Field("", description="added after each prompt: the environment.suffix of later recipes")
     blind: bool = Field(False, description="leave the prompt out (bos in its place): trains a prior")
-    max_length: int = Field(246, gt=1, description="longer rows are left out; prompt and eos counted")
+    max_length: int = Field(246, gt=1, description="tokens of a row, prompt and eos counted; rows are never cut")
+    long_rows: Literal["leave_out", "refuse"] = Field("leave_out", description="what becomes of longer ones")
     steps: int = Field(3000, gt=0)
     batch_size: int = Field(48, gt=0, description="rows per step")
     micro_batch_tokens: int = Field(1024, gt=0, description="tokens per forward pass, padding counted")
@@ -64,7 +80,20 @@ class SFTModel(BaseModel):
     def _fits(self) -> SFTModel:
         if self.model is None and self.max_length > self.shape.max_positions:
             raise ValueError(f"max_length {self.max_length} exceeds shape.max_positions {self.shape.max_positions}")
+        self.section()
         return self
+
+    def section(self) -> EnvironmentSection:
+        """The environment whose prompts and blocks the texts are made as."""
+        if self.suffix and "suffix" in self.environment:
+            raise ValueError("suffix and environment.suffix are the same key: give one")
+        keys = {"max_completion_length": self.max_length, "suffix": self.suffix, **self.environment}
+        section = EnvironmentSection.model_validate(keys)
+        if section.name not in ("single_turn", "search"):
+            raise ValueError(f"environment.name {section.name!r}: texts can be made for single_turn and search")
+        if section.name == "single_turn" and section.kwargs:
+            raise ValueError(f"environment: unknown key {min(section.kwargs)!r} of single_turn")
+        return section
 
 
 class SFTSettings(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from itertools import islice
@@ -20,7 +19,8 @@ from cib_rl.countdown.tokenizer import build_tokenizer
 from cib_rl.errors import UserError
 from cib_rl.recipe_io import load_recipe
 from cib_rl.trainers.sft import new_model, rate, run_sft
-from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, read_jsonl, tokenize, train_bpe
+from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, train_bpe
+from cib_rl.trainers.sft_encode import Encoder
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
 TINY = ModelShape(hidden_size=32, layers=1, heads=2, intermediate_size=48, max_positions=256)
@@ -30,6 +30,10 @@ TOKENIZER = build_tokenizer()
 def tiny(**changes: object) -> SFTModel:
     few = {"steps": 12, "batch_size": 4, "log_every": 4, "max_length": 240}
     return SFTModel.model_validate({"shape": TINY.model_dump(), **few, **changes})
+
+
+def encoded(rows, tokenizer, blind=False, max_length=100):
+    return Encoder(tokenizer, tiny(blind=blind, max_length=max_length)).examples(rows)
 
 
 def silent(line: dict[str, object]) -> None:
@@ -113,7 +117,7 @@ def test_learning_rate_warms_up_stays_and_falls_to_zero():
 
 
 def test_only_the_completion_and_its_end_are_learned():
-    [example], _ = tokenize([Row("numbers 1 2 target 3 <think>", " 1 + 2 = 3, yes.")], TOKENIZER, False, 100)
+    [example], _ = encoded([Row("numbers 1 2 target 3 <think>", " 1 + 2 = 3, yes.")], TOKENIZER)
     [batch] = micro_batches([example], 1_000, TOKENIZER.pad_token_id)
     learned = batch.labels[0][batch.labels[0] != -100].tolist()
     assert TOKENIZER.decode(learned) == " 1 + 2 = 3, yes.<|eos|>"
@@ -124,35 +128,46 @@ def test_only_the_completion_and_its_end_are_learned():
 
 def test_a_blind_example_starts_from_bos_and_holds_no_prompt():
     row = Row("numbers 11 12 target 13 <think>", " now we are done.")
-    [example], _ = tokenize([row], TOKENIZER, True, 100)
-    assert example.start == 1 and example.ids[0] == TOKENIZER.bos_token_id
+    [example], _ = encoded([row], TOKENIZER, blind=True)
+    assert example.spans == ((1, len(example.ids)),) and example.ids[0] == TOKENIZER.bos_token_id
     assert TOKENIZER.decode(example.ids[1:]) == " now we are done.<|eos|>"
 
 
 def test_a_blind_example_starts_from_eos_where_there_is_no_bos(tiny_tokenizer):
     tiny_tokenizer.bos_token = None
-    [example], _ = tokenize([Row("abc", "de")], tiny_tokenizer, True, 100)
+    [example], _ = encoded([Row("abc", "de")], tiny_tokenizer, blind=True)
     assert example.ids[0] == tiny_tokenizer.eos_token_id and len(example.ids) == 4
 
 
 def test_rows_over_the_length_limit_are_left_out_and_counted():
     rows = [Row("numbers", " yes."), Row("numbers", " yes." * 20)]
-    examples, left_out = tokenize(rows, TOKENIZER, False, 10)
+    examples, left_out = encoded(rows, TOKENIZER, max_length=10)
     assert len(examples) == 1 and left_out == 1
 
 
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 60)), min_size=1, max_size=30), st.integers(20, 300))
-def test_micro_batches_keep_every_token_once_within_the_budget(sizes, budget):
-    examples = [Example(tuple(range(1, start + rest + 1)), start) for start, rest in sizes]
+@given(st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=6), min_size=1, max_size=30), st.integers(20, 300))
+def test_micro_batches_learn_the_spans_and_nothing_else_within_the_budget(runs, budget):
+    examples, wanted = [], []
+    for run in runs:  # lengths in turn: not learned, learned, not learned, …
+        edges = [sum(run[:i]) for i in range(len(run) + 1)]
+        spans = tuple(zip(edges[1::2], edges[2::2], strict=False))
+        ids = tuple(range(1, edges[-1] + 1))
+        examples.append(Example(ids, spans))
+        wanted.append([i if any(a <= i - 1 < b for a, b in spans) else -100 for i in ids[1:]])
     batches = micro_batches(examples, budget, pad_id=0)
-    assert sum(batch.labels.shape[0] for batch in batches) == len(examples)
-    assert sum(int((batch.labels != -100).sum()) for batch in batches) == sum(rest for _, rest in sizes)
+    found = []
+    for batch in batches:
+        for ids, labels in zip(batch.input_ids.tolist(), batch.labels.tolist(), strict=True):
+            real = sum(i != 0 for i in ids)
+            assert ids[:real] == list(range(1, real + 1)) and set(labels[real:]) <= {-100}
+            found.append(labels[:real])
+    assert sorted(found) == sorted(wanted)
     assert all(batch.labels.numel() <= budget or batch.labels.shape[0] == 1 for batch in batches)
 
 
 def test_padding_is_small_on_the_demonstrations():
     rows = list(islice(countdown_rows(CountdownSettings(), 0), 480))
-    examples, _ = tokenize(rows, TOKENIZER, False, 246)
+    examples, _ = encoded(rows, TOKENIZER, max_length=246)
     padded = real = 0
     for at in range(0, len(examples), 48):
         step = examples[at : at + 48]
@@ -163,7 +178,7 @@ def test_padding_is_small_on_the_demonstrations():
 
 def test_padding_does_not_change_the_loss():
     rows = list(islice(countdown_rows(CountdownSettings(), 0), 6))
-    examples, _ = tokenize(rows, TOKENIZER, False, 400)
+    examples, _ = encoded(rows, TOKENIZER, max_length=256)
     model = new_model(ModelShape(hidden_size=32, layers=1, heads=2, intermediate_size=48), TOKENIZER)
 
     def total(budget: int) -> float:
@@ -194,15 +209,6 @@ def test_a_trained_bpe_round_trips_any_text(text):
 BPE = train_bpe([Row("How many apples?", " There are 12 + 3 = 15 apples.")] * 3, 300)
 
 
-def test_rows_are_read_from_plain_and_compressed_files(tmp_path):
-    line = json.dumps({"prompt": "a", "completion": "b", "more": 1})
-    (tmp_path / "rows.jsonl").write_text(f"{line}\n\n{line}\n", encoding="utf-8")
-    with gzip.open(tmp_path / "rows.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.write(line)
-    assert read_jsonl(tmp_path / "rows.jsonl") == [Row("a", "b"), Row("a", "b")]
-    assert read_jsonl(tmp_path / "rows.jsonl.gz") == [Row("a", "b")]
-
-
 # ---------------------------------------------------------------- bad input
 
 
@@ -210,13 +216,14 @@ def test_rows_are_read_from_plain_and_compressed_files(tmp_path):
     ("text", "message"),
     [
         ("", "holds no rows"),
-        ('{"prompt": "a", "completion": "b"}\nnot json\n', "rows.jsonl:2 is not JSON"),
+        ('{"prompt": "a", "completion": "b"}\nnot json\n', "rows.jsonl, line 2: not JSON"),
         (
             '{"prompt": "a", "answer": "b"}\n',
-            r"rows.jsonl:1 needs the text 'completion'; it has \['answer', 'prompt'\]",
+            r"rows.jsonl, line 1 needs the text 'completion'; it has \['answer', 'prompt'\]",
         ),
-        ('{"prompt": 1, "completion": "b"}\n', "rows.jsonl:1 needs the text 'prompt'"),
-        ("[1]\n", "rows.jsonl:1 needs the text 'prompt'"),
+        ('{"prompt": 1, "completion": "b"}\n', "rows.jsonl, line 1 needs the text 'prompt'"),
+        ("[1]\n", "rows.jsonl, line 1: a row must be an object, not list"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', "line 2: nothing to learn"),
     ],
 )
 def test_bad_data_files_are_errors_that_name_file_and_line(tmp_path, text, message):
@@ -227,7 +234,7 @@ def test_bad_data_files_are_errors_that_name_file_and_line(tmp_path, text, messa
 
 
 def test_a_missing_file_or_model_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(UserError, match=r"no file nowhere\.jsonl"):
+    with pytest.raises(UserError, match=r"no file or folder nowhere\.jsonl"):
         run_sft(SFTSettings(output=tmp_path / "a", models={"m": tiny(data="nowhere.jsonl")}), silent)
     (tmp_path / "empty").mkdir()
     model = tiny(model=str(tmp_path / "empty"))
