@@ -222,14 +222,14 @@ class Search:
         for number, (query, some) in enumerate(zip(queries, found, strict=True), start=1):
             header = self.protocol.query_header if len(queries) > 1 else ""
             if header:
-                texts.append(_filled(header, number=number, query=query))
+                texts.append(filled(header, number=number, query=query))
             if isinstance(some, str):
                 texts.append(f"The search failed ({some}).\n")
             elif not some:
                 texts.append("Nothing was found.\n")
             else:
                 texts += [
-                    _filled(self.protocol.document, number=place, title=d.title, text=d.text)
+                    filled(self.protocol.document, number=place, title=d.title, text=d.text)
                     for place, d in enumerate(some, start=1)
                 ]
         return [self.foreign.encode(text) for text in texts]
@@ -241,7 +241,7 @@ class Search:
         return ids
 
 
-def _filled(form: str, **values: Any) -> str:
+def filled(form: str, **values: Any) -> str:
     """Each `{name}` of a form by its value, once: braces in a document are text."""
     parts = form.split("{")
     filled = parts[0]

@@ -15,8 +15,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cib_rl.countdown.problems import CountdownSettings, problem_stream
-from cib_rl.countdown.solver import demonstrate
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,6 @@ class Batch:
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-
-
-def countdown_rows(settings: CountdownSettings, seed: int) -> Iterator[Row]:
-    """An endless stream of demonstrations for training problems (never for held-out ones)."""
-    rng = random.Random(f"demonstrations-{seed}")
-    for problem in problem_stream(settings, "train", seed):
-        yield Row(problem.prompt, demonstrate(problem, rng).completion)
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
