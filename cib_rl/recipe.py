@@ -199,6 +199,9 @@ class TrainerSection(Section):
         "loss", description="reward: taken from the reward of each token before the baseline"
     )
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="of the KL in the reward; the loss has TRL's, k3")
+    entropy: float = Field(
+        0.0, ge=0, description="coefficient of an entropy bonus: TRL's entropy_coef, per mean token of a micro-batch"
+    )
     max_kl: float | None = Field(
         None, gt=0, description="rest of a window's policy updates left out once KL(old | new) per token is above it"
     )

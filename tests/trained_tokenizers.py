@@ -79,4 +79,25 @@ def wordpiece() -> PreTrainedTokenizerFast:
     return _wrap(backend, unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]")
 
 
+@cache
+def chat(
+    special: tuple[str, ...], added: tuple[str, ...] = (), normalizer: str | None = None, template: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with the special tokens of a chat model, the first of which ends a turn, and added tokens that
+    are not special. `normalizer`: the name of one of `tokenizers`' own, as NFKC or Lowercase."""
+    backend = Tokenizer(models.BPE())
+    if normalizer:
+        backend.normalizer = getattr(normalizers, normalizer)()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    backend.add_tokens([AddedToken(token, normalized=normalizer == "Lowercase") for token in added])
+    wrapped = _wrap(backend, eos_token=special[0], pad_token=special[-1], additional_special_tokens=list(special[1:]))
+    wrapped.chat_template = template
+    return wrapped
+
+
 KINDS = {"byte_level": byte_level, "unigram": unigram, "wordpiece": wordpiece}

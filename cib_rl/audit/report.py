@@ -23,11 +23,11 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
     few, many = audit.per_problem
     each = f"{few}" if few == many else f"{few} to {many}"
     console.print(
-        f"[bold]{audit.problems:,} problems[/] × {each} samples: {escape(audit.source)}"
+        f"[bold]{audit.problems:,} problems[/] × {each} sample{'s' if many > 1 else ''}: {escape(audit.source)}"
         + (f" ({audit.left_out:,} completions left out: they failed or could not be judged)" if audit.left_out else "")
     )
     for note in audit.notes:
-        console.print(f"  {escape(note)}", highlight=False)
+        console.print(f"  {note}", highlight=False, markup=False)  # patterns are full of brackets
     made = Table(box=None, show_header=False, title="\nBrackets: 95% intervals over problems", title_justify="left",
                  title_style="dim", pad_edge=False)  # fmt: skip
     for name, value in _lines(audit):

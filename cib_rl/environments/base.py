@@ -89,9 +89,14 @@ def record_generation(trajectory: Trajectory, generation: Generation) -> None:
 
 
 def encode_prompt(
-    prompt: str | list[dict[str, Any]], section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase
+    prompt: str | list[dict[str, Any]],
+    section: EnvironmentSection,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: list[Any] | None = None,
 ) -> list[int]:
     """Token ids of a prompt, through the chat template where there is one (`environment.chat_template`).
+
+    `tools`: descriptions of tools as JSON schemas, for the template.
 
     Raises UserError when messages or a system message are given but the tokenizer has no template.
     """
@@ -116,7 +121,7 @@ def encode_prompt(
     if section.system:
         messages = [{"role": "system", "content": section.system}, *messages]
     text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **section.chat_template_kwargs
+        messages, tools=tools, tokenize=False, add_generation_prompt=True, **section.chat_template_kwargs
     )
     return list(tokenizer.encode(text, add_special_tokens=False))
 

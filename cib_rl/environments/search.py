@@ -13,16 +13,23 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from cib_rl.environments.base import EpisodeEngine, encode_prompt, record_generation
-from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search_protocol import make_protocol
+from cib_rl.environments.base import EpisodeEngine, record_generation
+from cib_rl.environments.folding import visible
+from cib_rl.environments.search_block import Found
+from cib_rl.environments.search_dialogue import Dialogue, Tags, interleaved
+from cib_rl.environments.search_protocol import Action
+from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.rollout import run_anywhere
-from cib_rl.spans import decode
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
+_CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
+_COUNTED = (
+    "searches", "queries", "decomposed", "empty_queries", "repeated_queries", "dropped_queries", "failed_queries",
+    "empty_results", "invalid_actions", "finished",
+)  # fmt: skip
 _KEEPS_PLAYING = {StopReason.EOS, StopReason.STOP_STRING, StopReason.LENGTH}
 
 
@@ -31,7 +38,7 @@ class SearchKeys(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     retriever: dict[str, Any]
-    preset: Literal["search_r1", "parallel_search", "inforage"] | None = None
+    preset: Literal["search_r1", "parallel_search", "inforage", "tool_calls"] | None = None
     k: int = Field(3, ge=1, description="documents per query")
     turns: int = Field(4, ge=1, description="turns that may search")
     final_answer: bool = Field(True, description="one more turn, in which a search is not carried out")
@@ -65,33 +72,30 @@ class Search:
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
     ) -> None:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
-        self.protocol = make_protocol(keys.preset, keys.protocol)
-        self.foreign = ForeignText(tokenizer, self.protocol.tags)
+        self.dialogue = _dialogue(section, tokenizer, keys)
+        self.protocol = self.dialogue.protocol
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
-        p = self.protocol
-        self._open = self._own(f"{p.before}<{p.information}>")
-        self._close = self._own(f"</{p.information}>{p.after}")
-        self._invalid = self._own(p.invalid)
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory:
         """One episode."""
         trajectory = Trajectory(task=task, group=0)
-        segment = Segment(self._prompt(task))
+        segment = Segment(self.dialogue.prompt(task))
         trajectory.segments.append(segment)
-        counts: Counter[str] = Counter(dict.fromkeys(("searches", "queries", "failed_queries", "invalid_actions"), 0))
+        counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
         asked: set[str] = set()
         if self._left(segment) < 1:
             trajectory.stop_reason = StopReason.PROMPT_TOO_LONG
             return trajectory
         for turn in range(self.keys.turns + self.keys.final_answer):
             most = min(self._left(segment), self.section.max_turn_length or engine.tokens_left)
-            generation = await engine.generate(segment.context_ids, max_tokens=most, stop=self.protocol.stops)
+            generation = await engine.generate(segment.context_ids, max_tokens=most, stop=self.dialogue.stops)
             record_generation(trajectory, generation)
             if generation.stop_reason not in _KEEPS_PLAYING:
                 break
-            action = self.protocol.read(decode(self.tokenizer, generation.ids))
+            action = self.dialogue.read(generation)
             if action.kind == "answer":
-                counts["finished"] = 1
+                counts["finished"] = int(action.answered)
+                trajectory.stop_reason = action.reason or trajectory.stop_reason
                 break
             if generation.stop_reason is StopReason.EOS and action.kind == "none" and self.keys.eos_ends:
                 break
@@ -102,10 +106,14 @@ class Search:
                 trajectory.stop_reason = StopReason.MAX_TURNS
                 break
             if action.kind == "search" and turn < self.keys.turns:
-                observation = await self._observe(trajectory, action.queries, asked, counts)
+                replies = await self._replies(trajectory, action, asked, counts)
+                observation = self._fitted(
+                    self.dialogue.frame(generation, len(replies)), replies, segment, len(trajectory.turns[-1].queries)
+                )
             else:
                 counts["invalid_actions"] += 1
-                observation = self._invalid if len(self._invalid) < self._left(segment) else None
+                observation = self.dialogue.invalid(generation)
+                observation = observation if len(observation) < self._left(segment) else None
             if observation is None:
                 trajectory.stop_reason = StopReason.CONTEXT
                 break
@@ -124,15 +132,6 @@ class Search:
         """Release the retriever."""
         run_anywhere(self.retriever.close())
 
-    def _prompt(self, task: Mapping[str, Any]) -> list[int]:
-        question = task["prompt"]
-        if not isinstance(question, str):
-            raise UserError("environment search: a task's prompt must be the question as text, not messages")
-        return encode_prompt(self.protocol.template.replace("{question}", question), self.section, self.tokenizer)
-
-    def _own(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
     def _left(self, segment: Segment) -> int:
         """Tokens that the context has room for."""
         limit = self.keys.max_context_length
@@ -140,30 +139,46 @@ class Search:
 
     # ---- searching --------------------------------------------------------------------------------------------------
 
-    async def _observe(
-        self, trajectory: Trajectory, parts: Sequence[str], asked: set[str], counts: Counter[str]
-    ) -> list[int] | None:
-        """The block of a search, or None where the context has no room for one."""
-        queries = self._chosen(parts, asked, counts)
-        counts["searches"] += 1
-        counts["queries"] += len(queries)
-        counts["decomposed"] += len(queries) > 1
+    async def _replies(
+        self, trajectory: Trajectory, action: Action, asked: set[str], counts: Counter[str]
+    ) -> list[list[list[int]]]:
+        """For each call of a turn the pieces of its reply; all queries of all calls are under way at once."""
+        turn, chosen = trajectory.turns[-1], [self._chosen(call.queries, asked, counts) for call in action.calls]
         started = time.perf_counter()
-        found = await asyncio.gather(*(self._retrieve(query) for query in queries))
-        turn = trajectory.turns[-1]
-        turn.searched, turn.queries, turn.search_latency = True, list(queries), time.perf_counter() - started
-        turn.documents = [
-            [] if isinstance(some, str) else [{"id": d.id, "title": d.title, "score": d.score} for d in some]
-            for some in found
-        ]
+        if any(call.fault is None for call in action.calls):
+            turn.searched, turn.queries = True, [query for queries in chosen for query in queries]
+            counts["searches"] += 1
+        found = await asyncio.gather(*(self._retrieve(query) for query in turn.queries))
+        turn.search_latency = time.perf_counter() - started
+        turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
+        counts["queries"] += len(found)
+        counts["decomposed"] += len(found) > 1
         counts["failed_queries"] += sum(isinstance(some, str) for some in found)
         counts["empty_results"] += sum(some == [] for some in found)
-        room = min(
-            self.keys.max_observation_length * max(1, len(queries)),
-            self.keys.max_block_length,
-            self._left(trajectory.segments[-1]) - 1,  # a token must be left to be sampled
-        )
-        return self._block(queries, found, room)
+        counts["invalid_actions"] += sum(call.fault is not None for call in action.calls)
+        counts["dropped_queries"] += action.surplus
+        replies, rest = [], iter(found)
+        for call, queries in zip(action.calls, chosen, strict=True):
+            own = [next(rest) for _ in queries]
+            replies.append(
+                self.dialogue.shown.pieces(queries, own)
+                if call.fault is None
+                else [self.dialogue.shown.say(call.fault)]
+            )
+        if action.surplus:
+            replies[-1].append(
+                self.dialogue.shown.say("No more calls can be made at once: the others were not carried out.")
+            )
+        return replies
+
+    def _fitted(
+        self, frame: Sequence[list[int]], replies: Sequence[Sequence[list[int]]], segment: Segment, queries: int
+    ) -> list[int] | None:
+        """The replies in their frame, cut to the budget; None where the context has no room for the frame."""
+        around = sum(map(len, frame))
+        most = min(self.keys.max_observation_length * max(1, queries), self.keys.max_block_length)
+        left = min(max(0, most - around), self._left(segment) - around - 1)  # a token must be left to be sampled
+        return interleaved(frame, self.dialogue.shown.fit(replies, left)) if left >= 0 else None
 
     def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
         """The queries that are carried out: not empty, not asked before in this episode, not too many."""
@@ -181,7 +196,7 @@ class Search:
                 queries.append(part)
         return queries
 
-    async def _retrieve(self, query: str) -> list[Document] | str:
+    async def _retrieve(self, query: str) -> Found:
         """The documents of a query, or why there are none."""
         reason = ""
         for attempt in range(self.keys.retries + 1):
@@ -203,63 +218,16 @@ class Search:
         loop = asyncio.get_running_loop()  # every rollout has a loop of its own
         return self._slots.setdefault(loop, asyncio.Semaphore(self.keys.concurrency))
 
-    # ---- the block --------------------------------------------------------------------------------------------------
 
-    def _block(self, queries: Sequence[str], found: Sequence[list[Document] | str], room: int) -> list[int] | None:
-        """Tokens of the whole block, at most `room`; None where not even an empty one has room."""
-        pieces = self._pieces(queries, found)
-        left = room - len(self._open) - len(self._close)
-        if left < 0:
-            return None
-        shares = _shares([len(piece) for piece in pieces], left)
-        inner = [token for piece, share in zip(pieces, shares, strict=True) for token in self._whole(piece[:share])]
-        return [*self._open, *inner, *self._close]
-
-    def _pieces(self, queries: Sequence[str], found: Sequence[list[Document] | str]) -> list[list[int]]:
-        if not queries:
-            return [self._own("No query was given, or all of them were asked before.")]
-        texts = []
-        for number, (query, some) in enumerate(zip(queries, found, strict=True), start=1):
-            header = self.protocol.query_header if len(queries) > 1 else ""
-            if header:
-                texts.append(filled(header, number=number, query=query))
-            if isinstance(some, str):
-                texts.append(f"The search failed ({some}).\n")
-            elif not some:
-                texts.append("Nothing was found.\n")
-            else:
-                texts += [
-                    filled(self.protocol.document, number=place, title=d.title, text=d.text)
-                    for place, d in enumerate(some, start=1)
-                ]
-        return [self.foreign.encode(text) for text in texts]
-
-    def _whole(self, ids: list[int]) -> list[int]:
-        """Without a last character of which only some bytes are left."""
-        while ids and decode(self.tokenizer, ids[-4:]).endswith("\ufffd"):
-            ids = ids[:-1]
-        return ids
+def _noted(document: Document) -> dict[str, Any]:
+    return {"id": visible(document.id), "title": visible(document.title), "score": document.score}
 
 
-def filled(form: str, **values: Any) -> str:
-    """Each `{name}` of a form by its value, once: braces in a document are text."""
-    parts = form.split("{")
-    filled = parts[0]
-    for part in parts[1:]:
-        name, brace, rest = part.partition("}")
-        filled += f"{values[name]}{rest}" if brace and name in values else "{" + part
-    return filled
-
-
-def _shares(lengths: Sequence[int], room: int) -> list[int]:
-    """How many tokens of each piece are shown: as equal as can be, none more than it has, `room` in all."""
-    shares = [0] * len(lengths)
-    waiting = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    while waiting:
-        share = room // len(waiting)
-        shares[waiting[0]] = min(lengths[waiting[0]], share)
-        room -= shares[waiting.pop(0)]
-    return shares
+def _dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
+    longest = _CHARACTERS * keys.max_block_length
+    if keys.preset == "tool_calls":
+        return ToolCalls(section, tokenizer, keys.protocol, longest, keys.max_queries)
+    return Tags(section, tokenizer, keys.preset, keys.protocol, longest)
 
 
 def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:

@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cib_rl.errors import UserError
+from cib_rl.trajectory import StopReason
+
+Form = TypeVar("Form")
 
 _SEARCH_R1 = (
     "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
@@ -53,11 +56,25 @@ _INVALID = (
 
 
 @dataclass(frozen=True)
+class Call:
+    """One request of a turn, which gets one reply. `queries`: stripped; empty ones are kept, to be counted. `fault`:
+    why it cannot be carried out, in words for the policy."""
+
+    queries: list[str] = field(default_factory=list)
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
 class Action:
-    """What a turn asks for. `queries`: the parts of a search, stripped; empty ones are kept, to be counted."""
+    """What a turn asks for: a search by one call or several, an end of the episode (`answered`: with an answer), or
+    nothing that could be understood. `surplus`: calls that were left out, being too many. `reason`: why an episode
+    ends, where the engine's reason says less (a stop string that is the end of a message)."""
 
     kind: Literal["search", "answer", "none"]
-    queries: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    answered: bool = True
+    surplus: int = 0
+    reason: StopReason | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,11 @@ class Protocol:
         return self.think, self.search, self.information, self.answer
 
     @property
+    def own_tags(self) -> list[str]:
+        """The names of further tags that the forms of the block show."""
+        return tag_names(self.before, self.after, self.document, self.query_header)
+
+    @property
     def stops(self) -> list[str]:
         """The strings that end a turn."""
         return [f"</{self.search}>", f"</{self.answer}>"]
@@ -109,7 +131,7 @@ class Protocol:
         if match[1] == self.answer:
             return Action("answer")
         parts = match[2].split(self.delimiter) if self.delimiter else [match[2]]
-        return Action("search", [" ".join(part.split()) for part in parts])
+        return Action("search", [Call([" ".join(part.split()) for part in parts])])
 
 
 PRESETS: dict[str, Protocol] = {
@@ -124,15 +146,27 @@ PRESETS: dict[str, Protocol] = {
 
 def make_protocol(preset: str | None, changes: Mapping[str, Any]) -> Protocol:
     """A preset, or the default, with `changes` to it. Raises UserError for those that make no sense."""
-    base = PRESETS[preset] if preset else Protocol()
-    known = {field.name for field in fields(Protocol)}
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"environment.preset: {preset!r} does not search in tags; known that do: {', '.join(PRESETS)}")
+    protocol = changed(PRESETS[preset] if preset else Protocol(), changes)
+    if len(set(protocol.tags)) < len(protocol.tags):
+        raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
+    return protocol
+
+
+def changed(base: Form, changes: Mapping[str, Any]) -> Form:
+    """A protocol with changes. Raises UserError for unknown ones, and where question or documents have no place."""
+    known = {field.name for field in fields(base)}  # type: ignore[arg-type]
     if unknown := set(changes) - known:
         raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
-    protocol = replace(base, **changes)
+    protocol: Any = replace(base, **changes)  # type: ignore[type-var]
     if "{question}" not in protocol.template:
         raise UserError("environment.protocol.template: {question} does not occur in it: no task would be asked")
     if "{text}" not in protocol.document:
         raise UserError("environment.protocol.document: {text} does not occur in it: no document would be shown")
-    if len(set(protocol.tags)) < len(protocol.tags):
-        raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
     return protocol
+
+
+def tag_names(*texts: str) -> list[str]:
+    """The names of all tags in texts of the environment's."""
+    return re.findall(r"<\s*/?\s*(\w+)", " ".join(texts))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-
-from cib_rl.environments.search import SearchKeys, filled
+from cib_rl.environments.search import SearchKeys
 from cib_rl.environments.search_protocol import Protocol
 from cib_rl.fiction.demonstrations import Habits, demonstrate
 from cib_rl.fiction.questions import question_stream
 from cib_rl.fiction.world import make_world
-from cib_rl.progress import RunProgress
 from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings
-from cib_rl.retrieval.build import build_index
 
 PER_WORLD = 700  # questions of a world, then another one: nothing is worth knowing by heart
 
@@ -33,10 +28,8 @@ def demonstrations(protocol: Protocol, keys: SearchKeys, habits: Habits, seed: i
     for number in count(1 + 1000 * seed):
         world = make_world(number)
         with TemporaryDirectory(prefix="cib-rl-fiction-") as folder:
-            corpus, index = Path(folder) / "corpus.jsonl", Path(folder) / "index"
-            corpus.write_text("".join(json.dumps(row) + "\n" for row in world.documents()), encoding="utf-8")
-            build_index(corpus, index, progress=RunProgress(Console(quiet=True)))
-            blocks = _Blocks(BM25Retriever(BM25Settings(path=index, verify=False), Path()), protocol, keys.k)
+            corpus = world.write(Path(folder) / "corpus.jsonl")
+            blocks = _Blocks(BM25Retriever(BM25Settings(corpus=str(corpus)), Path()), protocol, keys.k)
             try:
                 for question in islice(question_stream(world, "train", number), PER_WORLD):
                     texts = demonstrate(question, blocks.find, rng, habits)
@@ -60,7 +53,8 @@ class _Blocks:
         for number, (query, documents) in enumerate(zip(queries, found, strict=True), 1):
             self.seen.append({d.title for d in documents})
             if p.query_header and len(queries) > 1:
-                text += filled(p.query_header, number=number, query=query)
+                text += p.query_header.replace("{number}", str(number)).replace("{query}", query)
             for place, d in enumerate(documents, 1):
-                text += filled(p.document, number=place, title=d.title, text=d.text)
+                form = p.document.replace("{number}", str(place)).replace("{title}", d.title)
+                text += form.replace("{text}", d.text)
         return f"{p.before}<{p.information}>{text}</{p.information}>{p.after}"

@@ -7,9 +7,11 @@ question is of no use for a held-out one; it has to search.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from cib_rl.fiction import names
 
@@ -65,6 +67,11 @@ class World:
         rows += [(p.name, f"{p.profession}, born in {p.born} in {p.birthplace.name}.") for p in self.people]
         rows += [(w.title, f"{w.kind} of {w.year} by {w.author.name}.") for w in self.works]
         return [{"id": title, "title": title, "text": text} for title, text in rows]
+
+    def write(self, path: Path) -> Path:
+        """Write the documents as a corpus in JSON Lines; returns the path."""
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.documents()), encoding="utf-8")
+        return path
 
 
 def make_world(seed: int, people: int = 400, places: int = 40, works: int = 400) -> World:

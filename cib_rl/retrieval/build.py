@@ -6,10 +6,8 @@ with the corpus is bm25s's own sorting of (word, document, score) triples.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,18 @@ import numpy as np
 
 from cib_rl.errors import UserError
 from cib_rl.progress import RunProgress
-from cib_rl.retrieval.corpus import CorpusProblems, read_corpus
-from cib_rl.retrieval.documents import DocumentStore, DocumentWriter
+from cib_rl.retrieval.bm25 import BM25Manifest
+from cib_rl.retrieval.corpus_store import CHUNK, store_documents
 from cib_rl.retrieval.extra import require
-from cib_rl.retrieval.index_io import CorpusEntry, Manifest, new_index_folder, read_manifest, write_manifest
+from cib_rl.retrieval.index_io import new_index_folder, write_manifest
 from cib_rl.retrieval.words import IndexSettings, Words
 
-CHUNK = 2000  # documents cut into words at once
 BM25S_PASSES = 3  # over the word numbers: lengths, document frequencies, scores
-MEGABYTE = 1_000_000
 
 
 def build_index(
     corpus: Path, out: Path, settings: IndexSettings | None = None, progress: RunProgress | None = None
-) -> Manifest:
+) -> BM25Manifest:
     """Build the index of `corpus` (JSON Lines, may be .gz) in the new folder `out`, and return its manifest.
 
     Needs disk for the index and, while it builds, 4 bytes for each word of the corpus.
@@ -44,7 +40,10 @@ def build_index(
     words = Words(settings)
     with new_index_folder(out) as folder:
         numbers = _WordNumbers(folder / "words.part")
-        entry = _read(corpus, folder, words, numbers, progress)
+        entry, documents = store_documents(
+            corpus, folder, progress, lambda chunk: numbers.append(words([document.contents for document in chunk]))
+        )
+        numbers.close()
         if not numbers.vocabulary:
             raise UserError(f"{corpus}: no row has a word that can be indexed")
         with progress.track("scoring words", BM25S_PASSES * len(numbers)) as bar:
@@ -54,61 +53,10 @@ def build_index(
             index.index(_Corpus(numbers, numbers.vocabulary), show_progress=False)
         numbers.remove()
         index.save(folder, show_progress=False)
-        write_manifest(folder, bm25s.__version__, settings.model_dump(), len(numbers), entry)
-    return read_manifest(out, bm25s.__version__, verify=False)
-
-
-def _read(corpus: Path, folder: Path, words: Words, numbers: _WordNumbers, progress: RunProgress) -> CorpusEntry:
-    """The first pass: documents and their word numbers to disk."""
-    problems = CorpusProblems(corpus)
-    checksum = hashlib.sha256()
-    writer = DocumentWriter(folder)
-    seen = _Ids(problems)
-    size = corpus.stat().st_size if corpus.is_file() else 0
-    with progress.track(f"reading {corpus.name} (MB)", -(-size // MEGABYTE)) as bar:
-        rows = read_corpus(corpus, problems, checksum.update, lambda place: bar.update(place // MEGABYTE))
-        while chunk := list(islice(rows, CHUNK)):
-            for line, document in chunk:
-                writer.append(document)
-                seen.append(line, document.id)
-            numbers.append(words([document.contents for _, document in chunk]))
-        bar.update(bar.total, f"{len(writer):,} documents")
-    writer.close()
-    numbers.close()
-    if not problems.found and not len(writer):
-        raise UserError(f"{corpus} holds no rows")
-    problems.raise_any()
-    seen.find_duplicates(folder)
-    return CorpusEntry(name=corpus.name, bytes=size, sha256=checksum.hexdigest())
-
-
-class _Ids:
-    """Finds ids that stand twice, with 16 bytes a document: hashes first, then the ids behind equal ones."""
-
-    def __init__(self, problems: CorpusProblems) -> None:
-        self._problems = problems
-        self._hashes, self._lines = array("Q"), array("q")
-
-    def append(self, line: int, name: str) -> None:
-        self._hashes.append(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
-        self._lines.append(line)
-
-    def find_duplicates(self, folder: Path) -> None:
-        """Raise UserError if there are any; `folder` has the documents."""
-        hashes = np.frombuffer(self._hashes, dtype=np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
-        if not len(again):
-            return
-        store = DocumentStore(folder)
-        first: dict[str, int] = {}
-        for place in sorted({int(order[i + step]) for i in again for step in (-1, 0)}):
-            name, line = store.get(place).id, self._lines[place]
-            if name in first:
-                self._problems.add(line, f"id {name!r} stood in line {first[name]} before")
-            first.setdefault(name, line)
-        store.close()
-        self._problems.raise_any()
+        own = {"settings": settings.model_dump(), "documents": documents, "corpus": entry}
+        manifest = BM25Manifest.of(folder, bm25s_version=bm25s.__version__, **own)
+        write_manifest(folder, manifest)
+    return manifest
 
 
 class _WordNumbers:

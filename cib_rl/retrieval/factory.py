@@ -11,16 +11,18 @@ from pydantic import BaseModel, ValidationError
 
 from cib_rl.errors import UserError
 from cib_rl.retrieval.base import Retriever
+from cib_rl.retrieval.index_io import index_kind
+from cib_rl.retrieval.local import LocalRetriever
 
-BUILT_IN = ("bm25", "remote")
+BUILT_IN = ("bm25", "dense", "remote")
 S = TypeVar("S", bound=BaseModel)
 
 
 def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retriever:
-    """The retriever `name`: `bm25`, `remote`, or `package.module:Class`.
+    """The retriever `name`: `bm25`, `dense`, `remote`, or `package.module:Class`.
 
     Args:
-        keys: its settings (`BM25Settings`, `RemoteSettings`, or keyword arguments of the class).
+        keys: its settings (`BM25Settings`, `DenseSettings`, `RemoteSettings`, or keyword arguments of the class).
         base_dir: relative paths among the settings start here.
 
     Raises UserError when it cannot be found, imported or made, or does not know a key.
@@ -29,6 +31,10 @@ def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retrie
         from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings
 
         return BM25Retriever(validated(BM25Settings, keys, "retriever"), base_dir)
+    if name == "dense":
+        from cib_rl.retrieval.dense import DenseRetriever, DenseSettings
+
+        return DenseRetriever(validated(DenseSettings, keys, "retriever"), base_dir)
     if name == "remote":
         from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 
@@ -46,6 +52,13 @@ def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retrie
         raise
     except Exception as error:
         raise UserError(f"retriever {name!r} cannot be built: {type(error).__name__}: {error}") from error
+    return retriever
+
+
+def open_index(folder: Path, keys: Mapping[str, Any]) -> LocalRetriever:
+    """The retriever of the index in `folder`, whichever kind it is, with further `keys`."""
+    retriever = make_retriever(index_kind(folder), {**keys, "path": folder}, Path())
+    assert isinstance(retriever, LocalRetriever)
     return retriever
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,8 +18,8 @@ from cib_rl.errors import UserError
 from cib_rl.version import __version__
 
 MANIFEST = "manifest.json"
-FORMAT = "cib-rl bm25 index"
-FORMAT_VERSION = 1
+KINDS = ("bm25", "dense")
+AGAIN = "build it again with `cib-rl retriever build`"
 
 
 class FileEntry(BaseModel):
@@ -37,17 +37,27 @@ class CorpusEntry(FileEntry):
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` holds."""
+    """What `manifest.json` holds; a kind of index adds fields and says which format it writes and reads."""
 
     model_config = ConfigDict(extra="forbid")
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    KIND: ClassVar[str]
+    VERSION: ClassVar[int]
+    format: str
+    format_version: int
     cib_rl_version: str = __version__
-    bm25s_version: str
     settings: dict[str, Any]
     documents: int
     corpus: CorpusEntry
     files: dict[str, FileEntry]
+
+    @classmethod
+    def of(cls, folder: Path, **fields: Any) -> Self:
+        """The manifest of all files now in `folder`."""
+        files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+        return cls(format=_format(cls.KIND), format_version=cls.VERSION, files=files, **fields)
+
+
+M = TypeVar("M", bound=Manifest)
 
 
 @contextmanager
@@ -75,64 +85,75 @@ def _umask() -> int:
     return mask
 
 
-def write_manifest(
-    folder: Path, bm25s_version: str, settings: dict[str, Any], documents: int, corpus: CorpusEntry
-) -> None:
-    """Write the manifest of all files now in `folder`, as the last of them."""
-    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
-    manifest = Manifest(bm25s_version=bm25s_version, settings=settings, documents=documents, corpus=corpus, files=files)
-    for path in (*(folder / name for name in files), folder):
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` into `folder`, after everything else in it is on the disk."""
+    for path in (*(folder / name for name in manifest.files), folder):
         _flush(path)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _flush(folder / MANIFEST)
 
 
-def read_manifest(folder: Path, bm25s_version: str, *, verify: bool) -> Manifest:
-    """The manifest of the index in `folder`, after checking that the index is whole and of this version.
+def index_kind(folder: Path) -> str:
+    """The kind of the index in `folder`, one of `KINDS`. Raises UserError when there is no index in it."""
+    found = _content(folder).get("format")
+    for kind in KINDS:
+        if found == _format(kind):
+            return kind
+    raise UserError(f"{folder / MANIFEST}: not an index of cib-rl; {AGAIN}")
+
+
+def read_manifest(folder: Path, kind: type[M], *, verify: bool) -> M:
+    """The manifest of the index in `folder`, after checking that the index is whole, of this kind and version.
 
     Args:
-        bm25s_version: of the installed bm25s; its first two numbers must be those the index was built with.
         verify: also compare every file's checksum, which reads the whole index once.
 
     Raises UserError that names what is wrong.
     """
-    again = "build it again with `cib-rl retriever build`"
+    path, content = folder / MANIFEST, _content(folder)
+    if content.get("format") != _format(kind.KIND):
+        others = [other for other in KINDS if content.get("format") == _format(other)]
+        mend = f"it is one for the retriever {others[0]}" if others else AGAIN
+        raise UserError(f"{path}: not a {_format(kind.KIND)}; {mend}")
+    if content.get("format_version") != kind.VERSION:
+        found = content.get("format_version")
+        raise UserError(f"{folder} has format version {found}, this cib-rl reads {kind.VERSION}; {AGAIN}")
+    try:
+        manifest = kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged ({error.errors()[0]['loc']}: {error.errors()[0]['msg']}); {AGAIN}") from error
+    for name, entry in manifest.files.items():
+        _compare(folder / name, entry, verify)
+    return manifest
+
+
+def _format(kind: str) -> str:
+    return f"cib-rl {kind} index"
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """The manifest as it stands. Raises UserError when there is none."""
     if not folder.is_dir():
         raise UserError(f"no index folder {folder}; make one with `cib-rl retriever build CORPUS.jsonl --out {folder}`")
     path = folder / MANIFEST
     if not path.is_file():
         kind = "an index of bm25s itself" if (folder / "params.index.json").exists() else "half-written, or no index"
-        raise UserError(f"{folder} has no {MANIFEST}: {kind}; {again}")
+        raise UserError(f"{folder} has no {MANIFEST}: {kind}; {AGAIN}")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); {again}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a {FORMAT}; {again}")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise UserError(f"{folder} has format version {found}, this cib-rl reads {FORMAT_VERSION}; {again}")
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: damaged ({error.errors()[0]['loc']}: {error.errors()[0]['msg']}); {again}") from error
-    if manifest.bm25s_version.split(".")[:2] != bm25s_version.split(".")[:2]:
-        raise UserError(
-            f"{folder} was built with bm25s {manifest.bm25s_version}, installed is {bm25s_version}; {again}"
-        )
-    for name, entry in manifest.files.items():
-        _compare(folder / name, entry, verify, again)
-    return manifest
+        raise UserError(f"{path}: not JSON ({error}); {AGAIN}") from error
+    return content if isinstance(content, dict) else {}
 
 
-def _compare(path: Path, entry: FileEntry, verify: bool, again: str) -> None:
+def _compare(path: Path, entry: FileEntry, verify: bool) -> None:
     if not path.is_file():
-        raise UserError(f"{path.parent}: {path.name} is missing; {again}")
+        raise UserError(f"{path.parent}: {path.name} is missing; {AGAIN}")
     size = path.stat().st_size
     if size != entry.bytes:
-        raise UserError(f"{path} has {size:,} bytes, the manifest says {entry.bytes:,}: damaged; {again}")
+        raise UserError(f"{path} has {size:,} bytes, the manifest says {entry.bytes:,}: damaged; {AGAIN}")
     if verify and _entry(path).sha256 != entry.sha256:
-        raise UserError(f"{path} is not the file that was built (checksum): damaged; {again}")
+        raise UserError(f"{path} is not the file that was built (checksum): damaged; {AGAIN}")
 
 
 def _entry(path: Path) -> FileEntry:

@@ -6,10 +6,11 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
@@ -20,7 +21,7 @@ from cib_rl.errors import UserError
 from cib_rl.recipe import Section
 from cib_rl.retrieval.base import RetrievalError, Retriever
 from cib_rl.retrieval.batching import Batcher
-from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings
+from cib_rl.retrieval.factory import open_index
 from cib_rl.retrieval.guard import Guard
 from cib_rl.retrieval.remote import read_token
 from cib_rl.retrieval.wire import to_wire
@@ -108,17 +109,21 @@ def _over_limit(queries: list[str], k: int, settings: ServerSettings) -> str | N
 
 
 def serve_index(
-    index: Path, settings: ServerSettings, host: str, port: int, token_file: Path | None, threads: int
+    index: Path, settings: ServerSettings, host: str, port: int, token_file: Path | None, keys: Mapping[str, Any]
 ) -> None:
     """Serve `index` until SIGINT or SIGTERM; requests under way are finished first (at most `GRACE` seconds).
 
     Prints the address once connections are accepted.
+
+    Args:
+        keys: of the index's retriever, `path` left out.
+
     Raises UserError for an index or a token file that cannot be used, and for an address that cannot be listened on.
     """
     token = read_token(token_file) if token_file is not None else None
-    retriever = BM25Retriever(BM25Settings(path=index, threads=threads), Path())
+    retriever = open_index(index, keys)
     listener = _listen(host, port)
-    app = make_app(retriever, len(retriever), settings, token=token, concurrency=threads)
+    app = make_app(retriever, len(retriever), settings, token=token, concurrency=retriever.concurrency)
     shown = f"[{host}]" if ":" in host else host
     print(
         f"serving {len(retriever):,} documents at http://{shown}:{listener.getsockname()[1]}/retrieve (Ctrl-C stops)",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from cib_rl.grading.answers import extract_answer
 
-# Tried in this order; the last is "A: 42" on a line of its own, as in the GSM8K model solutions.
-STYLES = ("tag", "boxed", "hash", r"regex:(?m)^A: *(.+)$")
+# Tried in this order. The last two: "A: 42" on a line of its own, as in the GSM8K model solutions; ReAct's last action.
+STYLES = ("tag", "boxed", "hash", r"regex:(?m)^A: *(.+)$", r"regex:(?m)finish\[(.*)\]")
+# "So the answer is: 42." Words that also stand in reasoning, and before other marks: only where those are rare.
+IN_WORDS = r"regex:(?im)\banswer is:? *(.+?)\.?$"
 Span = tuple[int, int]
 
 
@@ -15,6 +17,8 @@ def likely_style(texts: Sequence[str]) -> tuple[str, float]:
     """The style that finds an answer in most of the texts, and in which share of them; `last_line` where none does."""
     found = {style: share_found(texts, style) for style in STYLES}
     best = max(found, key=lambda style: found[style])
+    if found[best] < 0.5 and (share := share_found(texts, IN_WORDS)) > found[best]:
+        return IN_WORDS, share
     return (best, found[best]) if found[best] else ("last_line", share_found(texts, "last_line"))
 
 

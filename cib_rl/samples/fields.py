@@ -8,9 +8,10 @@ from typing import Any
 
 from cib_rl.errors import UserError
 from cib_rl.integrations.episodes import rename
+from cib_rl.samples.golds import gold_key, other_golds, with_golds
 from cib_rl.samples.read import Row
 
-# The names under which files keep a field; the first one that the first row has is taken. `solution` is none of
+# The names under which files keep a field; of those that most rows have the first one is taken. `solution` is none of
 # answer's: in some sets it is the gold answer, in others a worked solution, so it must be asked for.
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "problem", "question", "query", "input", "messages"),
@@ -29,7 +30,7 @@ class Completion:
 
     Attributes:
         where: file and line.
-        group: what all completions of one problem have in common.
+        group: what all completions of one problem have in common; given: it stands in the row's own column.
         text: what the policy wrote.
         task: the row without its completions; `id`, `prompt` and `answer` are in it.
         truncated: the file says that a limit cut it off.
@@ -42,40 +43,65 @@ class Completion:
     task: dict[str, Any]
     truncated: bool
     label: bool | None
+    given: bool = False
 
 
-def read_completions(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[Completion], dict[str, str]]:
-    """All completions of the rows, and which column each field was taken from.
+def read_completions(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[Completion], list[str]]:
+    """The completions of the rows, and what was chosen, in words.
 
     A row holds one completion or a list of them. Where there is only a conversation (`messages`), the assistant's last
     message is the completion; what comes before it is the prompt, unless a column holds that. Completions belong
-    together that have the same `group`, or, where there is no such column, the same prompt.
+    together that have the same `group`, or, where there is no such column, the same prompt and the same gold answer.
+    Rows without a gold answer are left out, unless no row has one.
 
     Args:
         columns: field (prompt, completion, answer, group, id, or any the rewards ask for) -> column; `a.b` is the key b
             of the column a.
 
     Raises:
-        UserError: a field is missing, of the wrong type, or the rows of one problem disagree; names the line.
+        UserError: a field is missing, of the wrong type, or the rows of one group disagree; names the line.
     """
+    named = _find_columns(rows, columns)
+    completions = [completion for row in rows for completion in _of_row(row, named)]
+    completions, left_out = with_golds(completions)
+    _check_groups(completions)
+    found = ", ".join(f"{field} = column {source!r}" for field, source in named.items() if field != source)
+    return completions, [note for note in (found, left_out, other_golds(completions)) if note]
+
+
+def _find_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, str]:
+    """Field -> column: those given, and for the others the name that most rows have."""
     named = dict(columns)
     for field, names in NAMES.items():
-        if field not in named and (found := next((n for n in names if n in rows[0].values), None)) is not None:
-            named[field] = found
-    completions: list[Completion] = []
-    for row in rows:
-        for field in ("prompt", "completion"):
-            if field not in named:
-                raise UserError(
-                    f"{row.where}: no column for the {field}; it has {', '.join(row.values)}. Name it: "
-                    f"--columns {field}=NAME"
-                )
-        completions += _of_row(row, named)
-    _check_groups(completions)
-    return completions, named
+        if field not in named:
+            counts = {name: sum(name in row.values for row in rows) for name in names}
+            best = max(names, key=lambda name: counts[name])  # of equals the first
+            if counts[best]:
+                named[field] = best
+    first = rows[0]
+    for field in ("prompt", "completion"):
+        if field not in named:
+            raise UserError(
+                f"{first.where}: no column for the {field}; it has {', '.join(first.values)}. Name it: "
+                f"--columns {field}=NAME"
+            )
+    if "answer" in named and not any(_holds(row, named["answer"]) for row in rows):
+        raise UserError(f"{first.where}: no column {named['answer']!r}; it has {', '.join(first.values)}")
+    return named
+
+
+def _holds(row: Row, source: str) -> bool:
+    """Whether the row has the column, or the key `a.b` in it."""
+    try:
+        rename(row.values, {"wanted": source})
+    except UserError:
+        return False
+    return True
 
 
 def _of_row(row: Row, named: Mapping[str, str]) -> list[Completion]:
+    golden = "answer" in named and _holds(row, named["answer"])
+    named = named if golden else {field: source for field, source in named.items() if field != "answer"}
     missing = [source for source in named.values() if source.partition(".")[0] not in row.values]
     if missing:
         raise UserError(f"{row.where}: no column {missing[0]!r}; it has {', '.join(row.values)}")
@@ -93,12 +119,14 @@ def _of_row(row: Row, named: Mapping[str, str]) -> list[Completion]:
     if not isinstance(prompt, str | list) or not prompt:
         raise UserError(f"{row.where}: the prompt must be a text or a list of messages that is not empty")
     name = str(values["id"]) if values.get("id") is not None else row.where.rpartition(", ")[2]
-    group = str(values["group"]) if values.get("group") is not None else repr(prompt)
+    gold = values.get("answer") if golden else None
+    given = values.get("group") is not None
+    group = str(values["group"]) if given else repr((prompt, gold_key(gold)))
     cut = _spread(_cut_off(values), len(texts), row.where, "truncated")
     labels = _spread(values.pop("correct", None), len(texts), row.where, "correct")
-    task = values | {"id": name, "prompt": prompt, "answer": values.get("answer")}
+    task = values | {"id": name, "prompt": prompt, "answer": gold}
     return [
-        Completion(row.where, group, text, task, bool(truncated), None if label is None else bool(label))
+        Completion(row.where, group, text, task, bool(truncated), None if label is None else bool(label), given)
         for text, truncated, label in zip(texts, cut, labels, strict=True)
     ]
 
@@ -154,14 +182,14 @@ def _spread(value: Any, count: int, where: str, name: str) -> list[Any]:
 
 
 def _check_groups(completions: Sequence[Completion]) -> None:
-    """Completions of one problem must agree on prompt and gold: wrong groups make every comparison in them wrong."""
+    """Completions of one group must agree on prompt and gold: wrong groups make every comparison in them wrong."""
     first: dict[str, Completion] = {}
     for completion in completions:
-        other = first.setdefault(completion.group, completion)
-        for field in ("prompt", "answer"):
-            if completion.task[field] != other.task[field]:
-                raise UserError(
-                    f"{completion.where}: it belongs to the same problem as {other.where} (equal "
-                    f"{'group' if field == 'prompt' else 'group or prompt'}), but has another {field}; name the column "
-                    "that tells problems apart: --columns group=NAME"
-                )
+        task, other = completion.task, first.setdefault(completion.group, completion)
+        same_gold = gold_key(task["answer"]) == gold_key(other.task["answer"])
+        if task["prompt"] != other.task["prompt"] or not same_gold:
+            raise UserError(
+                f"{completion.where}: it has the same group as {other.where}, but another "
+                f"{'prompt' if same_gold else 'answer'}; name the column that tells problems apart: "
+                "--columns group=NAME"
+            )

@@ -52,6 +52,8 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{where}: a row must be an object, not {type(values).__name__}")
+    if "\\ud" in line.lower():  # half a surrogate pair (an answer cut off inside an emoji), which no tokenizer takes
+        values = json.loads(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
     return values
 
 

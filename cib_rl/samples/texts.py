@@ -39,12 +39,11 @@ def trajectories_of_texts(
     Each ends with the tokenizer's end-of-sequence token, as a completion that ended by itself does, unless the file
     says that it was cut off (`truncated`, or `finish_reason` / `stop_reason` = length).
     """
-    completions, named = read_completions(read_rows(path), columns)
+    completions, notes = read_completions(read_rows(path), columns)
     kind_of_golds([c.task for c in completions], [c.where for c in completions])
     kept = set(spread_evenly([c.group for c in completions], limit))
     completions = [c for c in completions if c.group in kept]
     texts, places = [c.text for c in completions], [c.where for c in completions]
-    notes = [", ".join(f"{field} = column {source!r}" for field, source in named.items() if field != source)]
     if model is None:
         tokenizer = learned_tokenizer([_plain(c.task["prompt"]) for c in completions], texts)
         notes.append(
@@ -70,7 +69,7 @@ def trajectories_of_texts(
         answer,
         [c.label for c in completions],
         Origin(),
-        [note for note in notes if note],
+        notes,
     )
 
 

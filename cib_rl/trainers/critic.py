@@ -135,10 +135,7 @@ class Critic:
             found = self.engine.get_global_grad_norm()
             norm = math.nan if found is None else float(found)
         else:
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm))
-            if math.isfinite(norm):  # an overflow in backward would make all weights no numbers; alike on all processes
-                self.optimizer.step()
-            self.optimizer.zero_grad()
+            norm = clip_and_step(self.model, self.optimizer, self.section.max_grad_norm)
         self.scheduler.step()
         return norm
 
@@ -170,6 +167,18 @@ class Critic:
         state = torch.load(folder / LEARNER, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])
+
+
+def clip_and_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    """One update with gradients that all processes have alike; returns their norm before the clip.
+
+    There is none where the norm is not finite: an overflow in backward would make all weights no numbers.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
 
 
 def adamw(model: torch.nn.Module, learning_rate: float, weight_decay: float, beta2: float) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ The main loop is TRL's `training_step`: it asks `_prepare_inputs` for the next m
 and steps the optimizer. What is replaced, and nothing else:
 
 * `_prepare_inputs`: a new window when the last one is used up, else its next micro-batch;
-* `training_step`, `_compute_loss`: updates that are left out (`updates.UpdatesMixin`);
+* `training_step`, `_compute_loss`, `_get_grad_norm`: updates that are left out (`updates.UpdatesMixin`);
 * `_get_per_token_logps_and_entropies`: passes of like length without the window's padding (`logps.LogpsMixin`);
 * saving and restoring (`checkpoint.CheckpointMixin`).
 

@@ -7,6 +7,7 @@ returns of them, and in every micro-batch the critic learns the returns after th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,10 @@ from cib_rl.trainers.value_head import HeadOnPolicy
 from cib_rl.trainers.value_loss import explained_variance
 
 FOLDER, KIND = "critic", "kind.txt"  # of a checkpoint
+
+
+def _later(rate: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: rate(max(step - steps, 0))
 
 
 class PPOTrainer(GRPOTrainer):
@@ -95,6 +100,15 @@ class PPOTrainer(GRPOTrainer):
             trajectory.diagnostics["value_at_end"] = last_B[row] if trajectory.segments else 0.0
 
     # ---- the learning side ------------------------------------------------------------------------------------------
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The policy's learning rate over its own steps: it stands still while the critic learns alone."""
+        assert self.recipe.critic is not None
+        waiting = self.recipe.critic.warmup_steps
+        if self.lr_scheduler is None and waiting:
+            scheduler = super().create_scheduler(num_training_steps - waiting, optimizer)
+            scheduler.lr_lambdas = [_later(rate, waiting) for rate in scheduler.lr_lambdas]
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _policy_waits(self) -> bool:
         assert self.recipe.critic is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -306,6 +307,7 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
     share = completions_per_process(recipe, processes)
     micro = section.micro_batch_size or share
     group = recipe.sampling.group_size
+    own_steps = section.steps - (recipe.critic.warmup_steps if recipe.critic else 0)
     deepspeed = _deepspeed_file(section.deepspeed, base_dir)
     deepspeed_on_cpus = not torch.cuda.is_available() and (deepspeed is not None or _launched_with_deepspeed())
     if deepspeed_on_cpus:
@@ -326,9 +328,10 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
         epsilon=section.epsilon,
         epsilon_high=section.epsilon_high,
         beta=section.kl,
+        entropy_coef=section.entropy,
         learning_rate=section.learning_rate,
         lr_scheduler_type=section.schedule,
-        warmup_steps=section.warmup_ratio,
+        warmup_steps=math.ceil(section.warmup_ratio * own_steps),
         weight_decay=section.weight_decay,
         adam_beta2=section.adam_beta2,
         max_grad_norm=section.max_grad_norm,

@@ -5,16 +5,14 @@ Where the rows come from: `sft_rows`; how they become examples: `sft_encode`.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
 
 
 @dataclass(frozen=True)

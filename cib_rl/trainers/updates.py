@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,28 +10,37 @@ import torch
 from cib_rl.credit.kl import kl_per_token
 from cib_rl.errors import UserError
 
+# Steps in a row without a finite gradient after which a run gives up.
+OVERFLOWS = 10
+
 
 class UpdatesMixin:
     """Overrides of TRL's step, for a trainer with `recipe` and `_micro`, the micro-batch at hand.
 
     An optimizer step of the policy is skipped while `_policy_waits()` says so (PPO: the critic learns alone first), or
-    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window.
-    DeepSpeed steps inside of backward, so a skipped step is made all the same: with a loss of 0, and at a learning rate
-    of 0, because Adam's momentum and weight decay would move the weights without any gradient. Adam's moments still
-    decay in it, and the schedule of the learning rate goes on; after a wait the moments start anew.
+    when KL(old ‖ new) per token (estimator k3, never negative) went above `trainer.max_kl` earlier in this window. Its
+    loss is 0, alike on all processes, and then its gradients are taken away: an optimizer leaves a parameter without
+    one as it is, with its moments. DeepSpeed steps inside of backward, where nothing can be taken away: there the step
+    is made at a learning rate of 0, because Adam's momentum and weight decay would move the weights without any
+    gradient; the moments decay in it, and start anew after a wait.
 
     A micro-batch whose loss is not finite on some process is left out on all of them (`nonfinite_losses` is logged).
+    A gradient that is not finite, the loss being so, is left out, too (`nonfinite_gradients`); DeepSpeed does that by
+    itself. After `OVERFLOWS` of them in a row the run stops with a checkpoint.
     """
 
     recipe: Any
     accelerator: Any
     model: Any
+    run_folder: Any
+    is_deepspeed_enabled: bool
     _micro: dict[str, Any]  # rows of the window
     _skipping = False
     _waiting = False
     _first_of_step = True
     _kl_sum = 0.0  # of the tokens of this step so far
     _kl_tokens = 0.0
+    _overflows = 0  # in a row
     _fresh_logps_BT: torch.Tensor | None
     _more_of_passes: tuple[Any, ...]
 
@@ -51,12 +61,13 @@ class UpdatesMixin:
             if waited and not self._waiting:
                 self._forget_moments()
             self._skipping = self._waiting or self._window["stopped"]
-        if self._skipping:
+        if self._skipping and self.is_deepspeed_enabled:
             for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
                 group["lr"] = 0.0  # until the scheduler sets it again, after the step
 
     def _forget_moments(self) -> None:
-        """The policy's first update after a wait is Adam's first: its count of steps went on meanwhile."""
+        """The policy's first update after a wait is Adam's first. DeepSpeed's count of steps went on meanwhile;
+        without DeepSpeed there are no moments yet."""
         optimizer = self.optimizer  # type: ignore[attr-defined]
         while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
             optimizer = optimizer.optimizer
@@ -68,6 +79,8 @@ class UpdatesMixin:
                     state[name] = 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self._overflows >= OVERFLOWS:
+            self._give_up()
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self._first_of_step = self.accelerator.sync_gradients
         if self._first_of_step:
@@ -89,6 +102,30 @@ class UpdatesMixin:
         limit = self.recipe.trainer.max_kl
         if limit is not None and kl > limit:
             self._window["stopped"] = True
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The last thing before the optimizer's step. The norm is that of all processes' gradient, alike on each."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
+        finite = norm is None or math.isfinite(norm)
+        if not finite:
+            self._metrics["train"]["nonfinite_gradients"].append(1.0)  # type: ignore[attr-defined]
+            self.accelerator.print("warning: the policy's gradient was not finite in this step; the step is left out")
+        self._overflows = 0 if finite else self._overflows + 1
+        if self._skipping or not finite:
+            model.zero_grad(set_to_none=True)
+        return norm
+
+    def _give_up(self) -> None:
+        """Between two steps, where a checkpoint is whole."""
+        self._overflows = 0
+        self._save_checkpoint(self.model_wrapped, None)  # type: ignore[attr-defined]
+        step = self.state.global_step  # type: ignore[attr-defined]
+        raise UserError(
+            f"the policy's gradient was not finite in {OVERFLOWS} steps in a row, though its loss was, and it learned "
+            f"nothing in them. The checkpoint of step {step} in {self.run_folder.path} is whole: go on from it "
+            "(cib-rl train --resume) with trainer.dtype float32 and without trainer.autocast_bf16, or from an earlier "
+            "one with a lower trainer.learning_rate"
+        )
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
         loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[misc]

@@ -9,7 +9,7 @@ import torch
 
 from cib_rl.recipe import CriticSection
 from cib_rl.trainers.batch import Batch
-from cib_rl.trainers.critic import LEARNER, Guard, InPasses, adamw, schedule
+from cib_rl.trainers.critic import LEARNER, Guard, InPasses, adamw, clip_and_step, schedule
 from cib_rl.trainers.value_loss import ValueLoss, value_loss
 
 
@@ -92,9 +92,7 @@ class HeadOnPolicy:
                 # None where the policy's loss, which the values are part of, was left out.
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(own, reduction="mean")
-            loss.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.section.max_grad_norm))
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            loss.grad_norm = clip_and_step(self.head, self.optimizer, self.section.max_grad_norm)
             self.scheduler.step()
         return loss
 

@@ -77,6 +77,55 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, arguments, word
     assert done.exit_code == 2 and words in done.stderr and done.stderr.startswith("error: "), done.stderr
 
 
+def react_rows():
+    """As in files of agents' conversations: answers at the end of an action, rows without golds, golds that differ."""
+    rows = []
+    for i, row in enumerate(word_rows(6)):
+        thought, _, said = row["completion"].rpartition("\n#### ")
+        talk = [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": f"Thought: {thought}\nAction: finish[{said}]"},
+            {"role": "user", "content": "Observation: Episode finished"},
+        ]
+        rows.append({"id": f"r{i}", "question": row["prompt"], "messages": talk, "answers": [row["answer"]]})
+    rows[2]["answers"] = ["unknown"]
+    del rows[5]["answers"], rows[7]["answers"]
+    return rows
+
+
+def test_rows_without_golds_and_questions_with_several_are_audited_and_named(run, tmp_path):
+    done = run(write_lines(tmp_path / "agent.jsonl.gz", react_rows()), "--output", "numbers.json")
+    assert done.exit_code == 0, done.output
+    shown = " ".join(done.output.split())
+    assert "left out: 2 of 24 rows, which have no gold answer; the first is line 6" in shown
+    assert "1 of 6 prompts stand with more than one gold answer (the first: line 1 and line 3)" in shown
+    assert r"answers are read as regex:(?m)finish\[(.*)\], found in 100.0%" in shown  # as it must be typed
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["problems"] == 7 and numbers["per_problem"] == [1, 4]
+    # Of each of the six questions two answers are right, but for the one whose right answer has lost its gold.
+    assert numbers["accuracy"]["value"] == pytest.approx(11 / 22)
+
+
+# Of the public traces: problems, samples per problem, what is said of golds. Golds of the last are the answers given.
+TRACES = {
+    "fireact_trajectories.jsonl.gz": (1808, [1, 3], "left out: 5 of 2,088 rows, which have no gold answer"),
+    "gsm8k_socratic_test.jsonl": (1319, [1, 1], "the last line is read"),
+    "ircot_cot_demos.jsonl": (89, [1, 1], "found in 100.0% of the completions"),
+    "webdancer_think_search.jsonl": (200, [1, 1], "27 of 173 prompts stand with more than one gold answer"),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", TRACES)
+def test_the_other_public_traces(run, data_dir, tmp_path, name):
+    done = run(data_dir / "traces" / name, "--output", "numbers.json")
+    assert done.exit_code == 0, done.output
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    problems, samples, words = TRACES[name]
+    assert (numbers["problems"], numbers["per_problem"]) == (problems, samples)
+    assert words in " ".join(done.output.split())
+
+
 @pytest.mark.data
 def test_the_gsm8k_model_solutions(run, data_dir, tmp_path):
     done = run(data_dir / "traces" / "gsm8k_model_solutions.jsonl.gz", "--output", "numbers.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import Counter
 from typing import Any
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.environments.base import EpisodeEngine
-from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search import Search, SearchKeys, _filled, _shares
+from cib_rl.environments.foreign_text import filled
+from cib_rl.environments.search import Search, SearchKeys
+from cib_rl.environments.search_block import _shares
 from cib_rl.environments.search_protocol import PRESETS
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason
+from tests.environments.chat_templates import TEMPLATES, tool_tokenizer
 from tests.trained_tokenizers import byte_level, unigram
 
 TASK = {"id": "0", "prompt": "who was it", "answer": "x"}
@@ -79,7 +82,7 @@ class Script(Engine):
 
 
 def environment(tokenizer, retriever, **keys):
-    own = {name: keys.pop(name) for name in ("max_turn_length",) if name in keys}
+    own = {name: keys.pop(name) for name in ("max_turn_length", "answer") if name in keys}
     section = EnvironmentSection(name="search", max_completion_length=4000, **own)
     return Search(section, tokenizer, retriever, SearchKeys(retriever={"name": "x"}, **{"backoff": 0, **keys}))
 
@@ -200,14 +203,16 @@ def test_no_more_searches_are_under_way_than_allowed_over_all_episodes():
 
 
 FRAGMENTS = ["<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>", "##", " ", "a",
-             "café ", "<think>", "b c ", "<|end|>", "😀", "答", "\n", "<", "/", ">", "search", "</s>", 
-             "＜search＞"]  # fmt: skip
+             "café ", "<think>", "</think>", "b c ", "<|end|>", "😀", "答", "\n", "<", "/", ">", "search", "</s>",
+             "＜search＞", "<|im_end|>", "<|eot_id|>", "<tool_call>", "</tool_call>", "</tool_response>", '"', "\\",
+             "{", '{"name": "search", "parameters": {"query": "b"}}',
+             '<tool_call>{"name": "search", "arguments": {"query": "a b"}}</tool_call>']  # fmt: skip
 TEXT = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=150)
 @given(
-    kind=st.sampled_from(list(TOKENIZERS)),
+    kind=st.sampled_from([*TOKENIZERS, *TEMPLATES]),
     texts=st.lists(TEXT, max_size=6),
     documents=st.lists(st.tuples(TEXT, TEXT), max_size=4),
     failing=st.booleans(),
@@ -217,7 +222,8 @@ TEXT = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
 def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
     kind, texts, documents, failing, limits, seed
 ):
-    tokenizer, rng = TOKENIZERS[kind](), random.Random(seed)
+    tools = kind in TEMPLATES
+    tokenizer, rng = tool_tokenizer(kind) if tools else TOKENIZERS[kind](), random.Random(seed)
     limit, turn_length, observation, context = limits
 
     def answer(query):
@@ -228,6 +234,7 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
     t, engine, made = play(
         tokenizer, texts, Library(answer), limit=limit, max_turn_length=turn_length, retries=0,
         max_observation_length=observation, max_context_length=context, turns=3,
+        preset="tool_calls" if tools else None,
     )  # fmt: skip
     (segment,) = t.segments
     if not engine.requests:
@@ -242,24 +249,45 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
         assert t.turns[number].start == len(request) - len(segment.prompt_ids)
     assert "who was it" in decode(tokenizer, segment.prompt_ids)
     # What the environment wrote is one of its two texts, whole, and holds no structure of its own.
-    forging = ForeignText(tokenizer, made.protocol.tags)
-    for ids in observations(t):
-        if ids == made._invalid:
+    for turn, ids in zip(t.turns, observations(t), strict=False):
+        last = Generation(segment.completion_ids[turn.start : turn.end], [], turn.stop_reason)
+        if ids == made.dialogue.invalid(last):
             continue
-        assert ids[: len(made._open)] == made._open and ids[-len(made._close) :] == made._close
-        inner = ids[len(made._open) : -len(made._close)]
-        assert len(ids) <= max(observation * made.keys.max_queries, 16)
-        assert not forging._forges(decode(tokenizer, inner)) and not set(inner) & forging._ids
+        frame = made.dialogue.frame(last, max(1, len(made.dialogue.read(last).calls)))
+        for inner in _inside(ids, frame):
+            assert not _structure(tokenizer, made, inner)
+        assert len(ids) <= max(observation * made.keys.max_queries, sum(map(len, frame)))
     assert context is None or len(whole) <= context
     assert t.stop_reason is not None and not t.stop_reason.failed and not t.errors
     assert t.diagnostics.get("finished", 0) == _answered(t, made)
     assert t.diagnostics["environment_tokens"] == len(segment) - t.num_tokens
 
 
+def _inside(ids, frame):
+    """What stands between the parts of a frame, which must be there from end to end."""
+    first, *between, last = frame
+    end = len(ids) - len(last)
+    assert ids[: len(first)] == first and ids[end:] == last and end >= len(first)
+    at = len(first)
+    for part in between:
+        start = next(i for i in range(at, end) if ids[i : i + len(part)] == part)
+        yield ids[at:start]
+        at = start + len(part)
+    yield ids[at:end]
+
+
+def _structure(tokenizer, made, ids):
+    """Tags of the protocol in the text, and special tokens."""
+    names = "|".join(getattr(made.protocol, "tags", ("think", "answer", "tool_call", "tool_response")))
+    tags = re.findall(rf"<[\s/]*(?:{names})", decode(tokenizer, ids), re.IGNORECASE)
+    return tags + [i for i in ids if i in tokenizer.all_special_ids and i != tokenizer.unk_token_id]
+
+
 def _answered(trajectory, made):
     last = trajectory.turns[-1]
     ids = trajectory.segments[0].completion_ids[last.start : last.end]
-    return made.protocol.read(decode(made.tokenizer, ids)).kind == "answer"
+    action = made.dialogue.read(Generation(ids, [], last.stop_reason))
+    return action.kind == "answer" and action.answered
 
 
 def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed():
@@ -284,7 +312,7 @@ def test_room_is_shared_out_evenly_and_wholly(lengths, room):
 
 
 def test_braces_of_a_document_are_text():
-    assert _filled("{number}: {text} {other}", number=1, text="{number} {") == "1: {number} { {other}"
+    assert filled("{number}: {text} {other}", number=1, text="{number} {") == "1: {number} { {other}"
 
 
 @pytest.mark.parametrize(

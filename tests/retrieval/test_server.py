@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -22,34 +17,7 @@ from cib_rl.retrieval.base import Document, Retriever
 from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 from cib_rl.retrieval.server import ServerSettings, make_app
 from tests.retrieval.corpora import ROWS, index_of, opened
-
-ROOT = Path(__file__).parents[2]
-LIMIT = 120  # seconds; what hangs does not come back at all
-
-
-@contextmanager
-def served(*arguments):
-    """A `retriever serve` process on a free port: (address without path, process)."""
-    command = [sys.executable, "-m", "cib_rl", "retriever", "serve", *map(str, arguments), "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        # A suite that was started in the background ignores Ctrl-C, and its children would, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        assert process.stdout is not None and process.stderr is not None
-        line = process.stdout.readline()
-        found = re.search(r"serving 4 documents at (http://\S+)/retrieve", line)
-        assert found, line + process.stderr.read()
-        yield found.group(1), process
-    finally:
-        process.kill()
-        process.communicate()
+from tests.retrieval.processes import LIMIT, served
 
 
 @pytest.mark.server
@@ -285,4 +253,4 @@ def test_a_port_that_is_taken_is_a_users_mistake(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1, port {port}: .*--port takes another"):
-            serve_index(index, ServerSettings(), "127.0.0.1", port, None, 1)
+            serve_index(index, ServerSettings(), "127.0.0.1", port, None, {})

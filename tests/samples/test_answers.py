@@ -15,7 +15,11 @@ STATED = {
     "boxed": (r"\boxed{42}", "boxed"),
     "hash": ("#### 42", "hash"),
     "line": ("A: 42", GSM),
+    "react": ("Action: finish[42]", r"regex:(?m)finish\[(.*)\]"),
+    "words": ("So the answer is: 42.", r"regex:(?im)\banswer is:? *(.+?)\.?$"),
 }
+# What of a statement is needed to read its answer.
+NEEDED = {name: stated for name, (stated, _) in STATED.items()} | {"react": "finish[42]", "words": "answer is: 42"}
 
 
 @pytest.mark.parametrize("name", STATED)
@@ -34,7 +38,14 @@ def test_the_statement_is_cut_out_exactly(name):
     stated, style = STATED[name]
     text = f"First 40 + 2 = 42.\n{stated}\n"
     start, end = statement(text, style)
-    assert text[start:end] == stated
+    assert text[start:end] == NEEDED[name]
+
+
+def test_an_answer_in_words_is_read_only_where_marks_are_rare():
+    both = [rf"The answer is \boxed{{{i}}}" for i in range(3)]
+    assert likely_style([*both, "The answer is 4", "The answer is 5"]) == ("boxed", pytest.approx(0.6))
+    style, share = likely_style([both[0], "the answer is 4", "The answer is 5", "none"])
+    assert style == STATED["words"][1] and share == pytest.approx(0.75)
 
 
 def test_of_several_statements_it_is_the_one_that_counts():

@@ -91,11 +91,63 @@ def test_completions_of_one_problem_share_its_prompt_or_its_group_column(tmp_pat
     assert [c.group for c in by_column] == ["1", "2"]
 
 
-@pytest.mark.parametrize("change", [{"prompt": "another"}, {"answer": "7"}])
-def test_a_group_that_does_not_agree_with_itself_is_refused_with_both_lines(tmp_path, change):
-    rows = [ROW | {"group": 1}, ROW | {"group": 2}, ROW | {"group": 1} | change]
-    with pytest.raises(UserError, match=r"line 3: it belongs to the same problem as .*line 1"):
+@pytest.mark.parametrize(("field", "value"), [("prompt", "another"), ("answer", "7")])
+def test_a_group_that_does_not_agree_with_itself_is_refused_with_both_lines(tmp_path, field, value):
+    rows = [ROW | {"group": 1}, ROW | {"group": 2}, ROW | {"group": 1, field: value}]
+    with pytest.raises(UserError, match=rf"line 3: it has the same group as .*line 1, but another {field}"):
         read(tmp_path, rows)
+
+
+def notes(tmp_path, rows, **columns):
+    return read_completions(read_rows(write_lines(tmp_path / "s.jsonl", rows)), columns)[1]
+
+
+def test_a_prompt_with_several_golds_is_several_problems_and_that_is_said(tmp_path):
+    rows = [ROW, ROW | {"answer": "two"}, ROW | {"answer": 2}, ROW | {"prompt": "What is 1 + 2?"}, ROW]
+    groups = [c.group for c in read(tmp_path, rows)]
+    assert groups[0] == groups[2] == groups[4]  # 2 says what "2" says
+    assert len(set(groups)) == 3
+    (note,) = notes(tmp_path, rows)
+    assert note.startswith("warning: 1 of 2 prompts stand with more than one gold answer (the first: line 1 and line 2")
+    assert notes(tmp_path, [ROW, ROW]) == []
+
+
+def test_golds_in_another_order_are_the_same_golds_and_a_group_column_is_not_second_guessed(tmp_path):
+    rows = [ROW | {"answer": ["2", "two"]}, ROW | {"answer": ["two", "2"]}]
+    assert len({c.group for c in read(tmp_path, rows)}) == 1 and notes(tmp_path, rows) == []
+    by_id = [ROW | {"id": 1}, ROW | {"id": 2, "answer": "two"}]
+    assert notes(tmp_path, by_id, group="id") == ["group = column 'id'"]
+
+
+@pytest.mark.parametrize("missing", [{}, {"answer": None}, {"answer": ""}, {"answer": []}])
+def test_rows_without_a_gold_are_left_out_and_counted_with_the_first_of_them(tmp_path, missing):
+    bare = {"prompt": "p", "completions": ["t", "u"]} | missing
+    rows = [bare, {"prompt": "p", "completions": ["t", "u"], "answer": "1"}, bare, bare | {"prompt": "q"}]
+    assert [(c.where[-6:], c.text) for c in read(tmp_path, rows)] == [("line 2", "t"), ("line 2", "u")]
+    assert "left out: 3 of 4 rows, which have no gold answer; the first is line 1" in notes(tmp_path, rows)
+
+
+def test_where_no_row_has_a_gold_all_stay(tmp_path):
+    rows = [{"prompt": "p", "completion": "t"}, {"prompt": "p", "completion": "u", "answer": None}]
+    assert [c.task["answer"] for c in read(tmp_path, rows)] == [None, None] and notes(tmp_path, rows) == []
+
+
+def test_rows_without_a_gold_do_not_count_for_their_group(tmp_path):
+    rows = [ROW | {"group": 1}, ROW | {"group": 1, "answer": None}]
+    assert len(read(tmp_path, rows)) == 1
+
+
+def test_a_gold_asked_for_is_looked_for_under_this_name_alone(tmp_path):
+    rows = [ROW | {"meta": {"gold": "9"}}, ROW | {"meta": {}}, ROW]
+    assert [c.task["answer"] for c in read(tmp_path, rows, answer="meta.gold")] == ["9"]
+    with pytest.raises(UserError, match=r"line 1: no column 'meta.gld'; it has prompt, completion, answer, meta"):
+        read(tmp_path, rows, answer="meta.gld")
+
+
+def test_a_column_is_the_one_that_most_rows_have_not_that_of_the_first(tmp_path):
+    rows = [{"question": "p", "trace": "t"}, *[{"question": "p", "trace": "t", "answers": ["1"]}] * 2]
+    rows += [{"question": "p", "trace": "t", "answer": "1"}]
+    assert [c.task["answer"] for c in read(tmp_path, rows)] == [["1"], ["1"]]
 
 
 def test_what_the_file_says_about_being_cut_off_and_right(tmp_path):
@@ -126,6 +178,12 @@ def test_what_the_file_says_about_being_cut_off_and_right(tmp_path):
 def test_a_wrong_row_is_named_by_file_and_line(tmp_path, rows, words):
     with pytest.raises(UserError, match=words):
         read(tmp_path, rows)
+
+
+def test_half_a_character_is_a_question_mark(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_text(r'{"prompt": "p", "completion": "a \ud83d\ude00 b \uD83D", "answer": "1"}' + "\n")
+    assert [row.values["completion"] for row in read_rows(path)] == ["a \U0001f600 b ?"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

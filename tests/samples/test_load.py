@@ -63,9 +63,9 @@ def test_answers_that_are_hardly_found_are_warned_of(tmp_path):
     path = write_lines(tmp_path / "found.jsonl", rows)
     assert warnings() == []
     assert "count as wrong" in warnings("boxed")[0]
-    path = write_lines(tmp_path / "said.jsonl", [row | {"completion": "so the answer is 7"} for row in rows])
+    path = write_lines(tmp_path / "said.jsonl", [row | {"completion": "so it must be 7"} for row in rows])
     assert "the last line is read" in warnings()[0]
-    assert warnings("last_line") == [] and warnings(r"regex:answer is (\S+)") == []
+    assert warnings("last_line") == [] and warnings(r"regex:must be (\S+)") == []
 
 
 def test_completions_that_were_cut_off_have_no_end_and_are_truncated(tmp_path):

@@ -4,6 +4,7 @@ classes; what is drawn at random (episodes, and which rows form an optimizer ste
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,8 @@ class Settings:
     kl_in: str = "loss"
     estimator: str = "k1"
     steps_per_window: int = 1
+    critic_max_norm: float = math.inf
+    entropy: float = 0.0
 
 
 @dataclass
@@ -37,10 +40,14 @@ class Row:
     returns: dict[int, float] = field(default_factory=dict)
 
 
+def _distributions(model, row):
+    """Log-probabilities of every token, before each of the completion's."""
+    logits = model(torch.tensor([row.prompt + row.completion])).logits[0]
+    return logits.log_softmax(-1)[len(row.prompt) - 1 : -1]
+
+
 def _logps(model, row):
-    ids = row.prompt + row.completion
-    logps = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return [logps[len(row.prompt) + t - 1, token] for t, token in enumerate(row.completion)]
+    return [logps[token] for logps, token in zip(_distributions(model, row), row.completion, strict=True)]
 
 
 def _values(critic, row):
@@ -50,7 +57,7 @@ def _values(critic, row):
 
 
 class NaivePPO:
-    """`step` makes one optimizer step and keeps both models' gradients in `gradients`."""
+    """`step` makes one optimizer step and keeps both models' gradients, before any clip, in `gradients`."""
 
     def __init__(self, policy, critic, settings: Settings):
         self.policy, self.critic, self.settings = policy, critic, settings
@@ -96,7 +103,7 @@ class NaivePPO:
 
     def step(self, chosen):
         """One optimizer step of both over the rows with these numbers."""
-        s, policy_loss, value_loss = self.settings, 0.0, 0.0
+        s, policy_loss, value_loss, entropies = self.settings, 0.0, 0.0, []
         for number in chosen:
             if number >= len(self.rows):
                 continue  # a filler
@@ -110,17 +117,24 @@ class NaivePPO:
                 if s.kl and s.kl_in == "loss":
                     away = row.reference[i] - logps[i]
                     policy_loss = policy_loss + s.kl * (away.exp() - 1 - away) * ratio  # TRL's, with its correction
+                if s.entropy:
+                    of_all = _distributions(self.policy, row)[i]
+                    entropies.append(-(of_all.exp() * of_all).sum())
                 near = row.values[i] + (values[i] - row.values[i]).clamp(-s.value_clip, s.value_clip)
                 value_loss = value_loss + 0.5 * torch.max(
                     (values[i] - row.returns[i]) ** 2, (near - row.returns[i]) ** 2
                 )
         kept = []
-        for model, optimizer, loss in (
-            (self.policy, self.optimizer, policy_loss),
-            (self.critic, self.critic_optimizer, value_loss),
+        for model, optimizer, loss, max_norm in (
+            (self.policy, self.optimizer, policy_loss, math.inf),
+            (self.critic, self.critic_optimizer, value_loss, s.critic_max_norm),
         ):
             optimizer.zero_grad()
-            (loss / self.tokens * s.steps_per_window).backward()
+            loss = loss / self.tokens * s.steps_per_window
+            if entropies and model is self.policy:
+                loss = loss - s.entropy * sum(entropies) / len(entropies)
+            loss.backward()
             kept.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
             optimizer.step()
         self.gradients.append((kept[0], kept[1]))

@@ -106,6 +106,8 @@ CASES = {
         "trainer.mask_truncated": True,
         "rewards": [{"name": f"{HERE}:even_length"}, {"name": f"{HERE}:first_token", "weight": 0.3}],
     },
+    # TRL's mean is over a micro-batch: here each optimizer step is one.
+    "entropy bonus": {"trainer.entropy": 0.2, "trainer.micro_batch_size": None},
     "groups of one": {"sampling": {"group_size": 1}, "trainer.prompts_per_step": 8},
 }
 
@@ -131,7 +133,7 @@ def test_both_gradients_equal_a_plain_implementation_over_epochs_and_mini_batche
         Settings(
             trainer.learning_rate, recipe.critic.learning_rate, gae.get("gamma", 1.0), gae.get("lam", 1.0),
             clip=0.05, value_clip=recipe.critic.value_clip, kl=trainer.kl, kl_in=trainer.kl_in,
-            estimator=trainer.kl_estimator, steps_per_window=2,
+            estimator=trainer.kl_estimator, steps_per_window=2, entropy=trainer.entropy,
         ),
     )  # fmt: skip
     orders = []
@@ -256,7 +258,11 @@ RESUMES = {
     "both with adapters": {"critic": {"learning_rate": 2e-3, "lora": {"r": 4}}, "lora": {"r": 4}},
     "head on the policy": {"critic": {"learning_rate": 1e-2, "backbone": "policy"}},
     "head, not detached": {"critic": {"learning_rate": 1e-2, "backbone": "policy", "detach": False}},
-}
+    "while the critic learns alone": {
+        "critic": {"learning_rate": 2e-3, "warmup_steps": 6}, "trainer.schedule": "cosine", "trainer.warmup_ratio": 0.3,
+    },
+    "in a window whose updates are over": {"trainer.max_kl": 1e-9, "trainer.steps_per_window": 3},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", RESUMES)

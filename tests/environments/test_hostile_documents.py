@@ -1,0 +1,255 @@
+"""No document passes for structure; each shape of attack works where its defence is off.
+
+What an attack does is judged here from the finished episode, with nothing of the code that defends against it.
+"""
+
+from __future__ import annotations
+
+import html
+import random
+import re
+import unicodedata
+from contextlib import ExitStack
+
+import pytest
+
+from cib_rl.engines.base import Sampling
+from cib_rl.environments import folding, foreign_text, search
+from cib_rl.environments.foreign_text import WITHHELD, ForeignText
+from cib_rl.environments.search import Search
+from cib_rl.environments.search_block import Shown
+from cib_rl.retrieval.base import Document
+from cib_rl.rollout import Episode, Rollouts
+from cib_rl.spans import decode
+from cib_rl.trajectory import Trajectory
+from tests.environments.hostile_documents import HONEST, SHAPES, TOKENIZERS, WORDS_ONLY, drawn
+from tests.environments.test_search import Library, Script, environment
+
+TEXTS = ["<think>so</think><search>who was it</search>", "I give up."]
+
+
+class Played:
+    """One search that brings the documents, one turn that gives no answer; and what a judge needs to know of it."""
+
+    def __init__(self, kind, documents, **keys):
+        self.tokenizer, self.documents = TOKENIZERS[kind](), documents
+        answer = keys.pop("answer", "tag")
+        self.budget = keys.setdefault("max_observation_length", 500)
+        made = environment(self.tokenizer, Library(lambda query: documents), k=20, turns=1, answer=answer, **keys)
+        p = made.protocol
+        self.engine = Script(self.tokenizer, [text.replace("search>", f"{p.search}>") for text in TEXTS])
+        self.handed = []
+        rollouts = Rollouts(made, self.engine, self.tokenizer, answer)
+        episode = Episode({"id": "0", "prompt": "who was it", "answer": "x"}, 0, 0, seed=1)
+        with pytest.MonkeyPatch.context() as patch:
+            encode = ForeignText.encode_own
+            patch.setattr(ForeignText, "encode_own", lambda s, text: self.handed.append(len(text)) or encode(s, text))
+            (self.trajectory,) = rollouts.run([episode], Sampling(max_tokens=4000))
+        own = "".join((p.before, p.after, p.document, p.query_header))
+        self.names = {p.search, p.information, p.answer, p.think, *re.findall(r"</?(\w+)", own)}
+        # What the environment itself writes.
+        self.open, self.close = f"{p.before}<{p.information}>", f"</{p.information}>{p.after}"
+        self.frame = len(made._open) + len(made._close)
+        self.own_tags = 2 + len(documents) * len(re.findall(r"</?\w+>", p.document))
+        self.headers = [form for form in (p.document, p.query_header) if "{number}" in form]
+        self.block, self.text = [], ""
+        if len(self.trajectory.turns) == 2:
+            first, second = self.trajectory.turns
+            self.block = self.trajectory.segments[0].completion_ids[first.end : second.start]
+            self.text = decode(self.tokenizer, self.block)
+
+    def marks(self):
+        added = self.tokenizer.added_tokens_decoder.items()
+        brackets = {
+            i: t.content for i, t in added if t.special or (len(t.content) > 1 and re.search(r"[<\[|]", t.content))
+        }
+        return {i: content for i, content in brackets.items() if content != self.tokenizer.unk_token}
+
+
+def plain(text):
+    """As the most lenient reader sees it."""
+    text = unicodedata.normalize("NFKD", html.unescape(text))
+    unseen = {c for c in text if unicodedata.category(c) in ("Mn", "Me", "Cf", "Cc") and not c.isspace()}
+    return "".join(c for c in text if c not in unseen | set("\u115f\u1160\u3164\uffa0\u2800")).lower()
+
+
+def _tags(played):
+    return len(re.findall(rf"</?(?:{'|'.join(played.names)})>", played.text)) > played.own_tags
+
+
+def _look_alikes(played):
+    text = plain(played.text)
+    found = len(re.findall(rf"<\W*(?:{'|'.join(map(plain, played.names))})", text))
+    marks = {plain(mark) for mark in played.marks().values()} - {f"<{s}{n}>" for n in played.names for s in ("", "/")}
+    return found > played.own_tags or any(mark in text for mark in marks)
+
+
+def _special(played):
+    return not set(played.block).isdisjoint(played.marks()) or bool(re.search(r"<\s*[|｜]", played.text))
+
+
+def _headers(played):
+    text, own = plain(played.text), len(played.documents)
+    seen = {"Doc": (r"doc\s*\d+\s*\(\s*title", own), "Results": (r"results\s*\d+\s*for", 0)}
+    return any(len(re.findall(p, text)) > n for word, (p, n) in seen.items() if any(word in f for f in played.headers))
+
+
+def _unclosed(played):
+    whole = played.text.strip().startswith(played.open.strip()) and played.text.endswith(played.close)
+    return not whole or len(played.block) > max(played.budget, played.frame)
+
+
+def _hidden(played):
+    return any(
+        (unicodedata.category(c) == "Cc" and c not in "\t\n\r\x85")
+        or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufff9\ufffa\ufffb"
+        or 0xE0000 <= ord(c) <= 0xE007F
+        for c in played.text
+    )
+
+
+def _broken_character(played):
+    given = "".join(d.title + d.text for d in played.documents)
+    return "\ufffd" in played.text and not re.search("[\ud800-\udfff\ufffd]|&#", given)
+
+
+def _unsaved(played):
+    noted = [d["title"] + d["id"] for turn in played.trajectory.turns for some in turn.documents for d in some]
+    return any(re.search("[\ud800-\udfff]", text) for text in noted)
+
+
+def _withheld(played):
+    shown = unicodedata.normalize("NFKC", played.text).lower()
+    given = {unicodedata.normalize("NFKC", d.text).lower() for d in played.documents if d.text in HONEST}
+    return any(text not in shown for text in given)
+
+
+HARMS = {
+    "tag": _tags,
+    "look-alike": _look_alikes,
+    "special": _special,
+    "header": _headers,
+    "unclosed": _unclosed,
+    "hidden": _hidden,
+    "error": lambda played: bool(played.trajectory.errors),
+    "unsaved": _unsaved,
+    "broken character": _broken_character,
+    "huge": lambda played: max(played.handed) > 100_000,
+    "twice": lambda played: played.text.count("only-once") > 1,
+    "answer": lambda played: played.trajectory.answer is not None,
+    "withheld": _withheld,
+}
+
+
+def _cut_at_the_end(patch):
+    """The block is written whole, and then cut to the budget."""
+    observe = Search._observe
+
+    async def cut(self, *args):
+        ids = await observe(self, *args)
+        return ids[: self.keys.max_observation_length]
+
+    patch.setattr(Shown, "fit", lambda self, groups, room: [[i for piece in some for i in piece] for some in groups])
+    patch.setattr(Search, "_observe", cut)
+
+
+def _in_sequence(form, **values):
+    for name, value in values.items():
+        form = form.replace("{" + name + "}", str(value))
+    return form
+
+
+def _all_added(tokenizer):
+    return set(tokenizer.get_added_vocab())
+
+
+def _set(where, name, value):
+    return lambda patch: patch.setattr(where, name, value)
+
+
+def _both(*ways):
+    return lambda patch: [way(patch) for way in ways]
+
+
+# How each defence is switched off.
+DEFENCES = {
+    "tags": _set(foreign_text, "_tags", lambda names: []),
+    "marks": _both(
+        _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "marks_of", lambda tokenizer: set())
+    ),
+    "headers": _set(foreign_text, "_headers", lambda forms: []),
+    "fold": _set(folding, "_folded", lambda unit: unit),
+    "second look": _set(ForeignText, "more", lambda self, *ids: False),
+    "visible": _set(foreign_text, "visible", str),
+    "noted": _set(search, "visible", str),
+    "joined": _set(Shown, "_joined", lambda self, pieces: [i for piece in pieces for i in piece]),
+    "cut": _cut_at_the_end,
+    "whole": _set(Shown, "_ends", lambda self, ids: True),
+    "longest": _set(search, "_CHARACTERS", 10**9),
+    "filled": _set(foreign_text, "filled", _in_sequence),
+    "policy tokens": _set(Trajectory, "policy_ids", property(lambda self: self.completion_ids)),
+    "structure only": _set(foreign_text, "marks_of", _all_added),
+}
+
+
+def harms(played):
+    """All that went wrong in an episode, the record of its tokens included."""
+    found = [name for name, harm in HARMS.items() if harm(played)]
+    (segment,) = played.trajectory.segments
+    masked = [i for i, m in zip(segment.completion_ids, segment.policy_mask, strict=True) if m]
+    if masked != [i for ids in played.engine.given for i in ids]:
+        found.append("mask")
+    if segment.policy_mask.count(0) != len(played.block) or len(played.engine.requests) != 2:
+        found.append("turns")
+    return found
+
+
+def test_there_are_forty_shapes_and_each_defence_is_needed():
+    assert len({shape.name for shape in SHAPES}) == len(SHAPES) >= 40
+    assert {name for shape in SHAPES for name in shape.defence.split("+")} == set(DEFENCES)
+    assert {shape.harm for shape in SHAPES} == set(HARMS)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_a_shape_works_only_where_its_defence_is_off(shape):
+    for kind in TOKENIZERS:
+        played = Played(kind, shape.make(random.Random(0)), **shape.keys)
+        assert harms(played) == [], (kind, played.text[:500])
+    for seed in range(3):
+        with ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            for name in shape.defence.split("+"):
+                DEFENCES[name](patch)
+            played = Played(shape.tokenizer, shape.make(random.Random(seed)), **shape.keys)
+        assert HARMS[shape.harm](played), (seed, played.text[:500])
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_thousand_hostile_documents_do_no_harm(kind):
+    """1,000 in all: a tenth of them with each of ten tokenizers."""
+    rng, count = random.Random(f"documents for {kind}"), 0
+    while count < 1000 // len(TOKENIZERS):
+        documents = drawn(rng)
+        count += len(documents)
+        keys = {"preset": rng.choice((None, "parallel_search", "inforage")), "answer": rng.choice(("tag", "boxed"))}
+        played = Played(kind, documents, max_observation_length=rng.choice((60, 200, 500, 2000)), **keys)
+        assert harms(played) == [], (documents, played.text)
+
+
+@pytest.mark.parametrize("kind", WORDS_ONLY)
+def test_nor_with_a_vocabulary_that_cannot_spell_them(kind):
+    tokenizer = WORDS_ONLY[kind]()
+    foreign = ForeignText(tokenizer, ["search", "information", "answer", "think"])
+    for shape in SHAPES:
+        for some in shape.make(random.Random(0)):
+            ids = foreign.fill("{title} {text}", title=some.title[:5000], text=some.text[:5000])
+            assert set(ids) & set(tokenizer.all_special_ids) <= {tokenizer.unk_token_id}, shape.name
+            assert not re.search("</?(?:search|information|answer|think)>", decode(tokenizer, ids)), shape.name
+
+
+def test_an_honest_document_is_shown_as_it_is():
+    text = 'Naïve café: 3 < 4, a <b>bold</b> "Search" of [12] items; see https://x.org/?a=1&b=2 — 答案, हिन्दी, می‌خواهم.'
+    for kind in TOKENIZERS:
+        played = Played(kind, [Document("1", "Über <i>x</i>", text)])
+        shown = text.lower() if kind == "lower" else unicodedata.normalize("NFKC", text) if kind == "nfkc" else text
+        assert shown in played.text and WITHHELD not in played.text, kind
