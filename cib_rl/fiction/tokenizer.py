@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny search agent: a byte-level BPE of its demonstrations, with the protocol's tags as tokens."""
+"""The tiny search agent's tokenizer: a byte-level BPE of its demonstrations, with the protocol's tags as tokens."""
 
 from __future__ import annotations
 

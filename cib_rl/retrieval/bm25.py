@@ -36,7 +36,7 @@ class BM25Settings(Section):
     path: Path | None = Field(None, description="folder made by `cib-rl retriever build`")
     corpus: str | None = Field(
         None,
-        description="instead of an index: JSON Lines that are indexed at the start, or fiction, the generated world",
+        description="instead: JSON Lines that are indexed at the start, or fiction, the generated world",
     )
     verify: bool = Field(True, description="compare the index's checksums when it is opened (reads all of it once)")
     keep_unmatched: bool = Field(
@@ -74,7 +74,9 @@ class BM25Retriever(LocalRetriever):
         from cib_rl.retrieval.build import build_index
 
         if (settings.path is None) == (settings.corpus is None):
-            raise UserError("retriever bm25 needs either `path` (an index) or `corpus` (what to index at the start)")
+            raise UserError(
+                "retriever.`path` (an index) or `corpus` (what to index at the start) is missing, or both are there"
+            )
         if settings.path is not None:
             return base_dir / settings.path.expanduser()
         assert settings.corpus is not None
