@@ -194,11 +194,13 @@ def _task(section: TaskSection, base: Path, out: list[dict[str, Any]]) -> tuple[
 
 def _remote(section: TaskSection, base: Path) -> str | None:
     """What would be downloaded, or None where the rows are at hand."""
-    if section.name != "hub" or (section.path and (base / section.path).exists()):
-        return None
-    if not section.path:
+    from cib_rl.tasks import mixed_sections
+
+    hub = [one for one in mixed_sections(section) if one.name == "hub"]
+    if not all(one.path for one in hub):
         raise UserError("task.path is missing: name the data set, e.g. openai/gsm8k")
-    return f"{section.path}: would be downloaded"
+    away = dict.fromkeys(one.path for one in hub if one.path and not (base / one.path).exists())
+    return f"{', '.join(away)}: would be downloaded" if away else None
 
 
 def _evaluation(

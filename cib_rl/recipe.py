@@ -40,14 +40,17 @@ class PluginSection(BaseModel):
 
 
 class TaskSection(PluginSection):
-    """Where task rows come from. `name`: countdown (generator), jsonl (`path`), hub (`path`, `split`)."""
+    """Where task rows come from: the generators countdown and fiction, jsonl (`path`), hub (`path`, `config`, `split`),
+    or a mix of several (`sources`, each of them a task section)."""
 
-    name: str = Field(description="countdown, jsonl or hub")
+    name: str = Field(description="countdown, fiction, jsonl, hub or mix")
     path: str | None = Field(None, description="file (jsonl, may be .gz) or hub data set id")
     split: str = Field("train", description="split of a hub data set, or train/heldout of a generator")
     columns: dict[str, str] = Field(
-        default_factory=dict, description="task column -> source column, e.g. prompt: problem"
+        default_factory=dict,
+        description="task column -> source column, e.g. prompt: problem, or a key in one, e.g. type: metadata.type",
     )
+    constants: dict[str, Any] = Field(default_factory=dict, description="columns that are the same in every row")
     limit: int | None = Field(None, ge=1, description="use the first N rows")
     max_ungradable: float = Field(
         0.0, ge=0, le=1, description="share of rows allowed whose gold does not grade as right"
@@ -280,6 +283,7 @@ class EvaluationSection(Section):
     task: TaskSection | None = Field(None, description="the held-out rows; must be given")
     problems: int = Field(500, ge=1, description="the first so many rows")
     samples: int = Field(1, ge=1, description="answers per problem")
+    by: str | None = Field(None, description="column of the rows: their kinds of question are also reported apart")
     temperature: float = Field(1.0, ge=0, description="0: the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="1: off")
     every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")

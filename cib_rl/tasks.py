@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import TaskSection
+from cib_rl.recipe_problems import describe
 
 Row = dict[str, Any]
 
@@ -83,13 +85,46 @@ def _from_countdown(section: TaskSection, base_dir: Path) -> list[Row]:
     return task_rows(split=section.split, **section.kwargs)
 
 
+def _from_fiction(section: TaskSection, base_dir: Path) -> list[Row]:
+    from cib_rl.fiction.questions import task_rows
+
+    return task_rows(split=section.split, **section.kwargs)
+
+
+def mixed_sections(section: TaskSection) -> list[TaskSection]:
+    """The sections that a `mix` is made of, or the section itself. Raises UserError where they are wrong."""
+    if section.name != "mix":
+        return [section]
+    sources = section.kwargs.get("sources")
+    if not isinstance(sources, list) or not sources:
+        raise UserError("task.sources is missing: a mix is a list of task sections")
+    sections = []
+    for number, source in enumerate(sources):
+        try:
+            sections.append(TaskSection.model_validate(source))
+        except ValidationError as error:
+            raise UserError(describe(error, TaskSection, source, {}, f"task.sources.{number}")) from None
+    return sections
+
+
+def _from_mix(section: TaskSection, base_dir: Path) -> list[Row]:
+    """All rows of all sources, one source after the other; the stream mixes them. Ids get their source's number."""
+    return [
+        {**row, "id": f"{number}:{row['id']}"}
+        for number, source in enumerate(mixed_sections(section))
+        for row in load_rows(source, base_dir)
+    ]
+
+
 SOURCES: dict[str, Callable[[TaskSection, Path], list[Row]]] = {
     "jsonl": _from_jsonl,
     "hub": _from_hub,
     "countdown": _from_countdown,
+    "fiction": _from_fiction,
+    "mix": _from_mix,
 }
 # The keys of a source that are no fields of the section; a source that is not listed checks its own.
-_KEYS: dict[str, tuple[str, ...]] = {"jsonl": ("answer_after",), "hub": ("answer_after", "config")}
+_KEYS: dict[str, tuple[str, ...]] = {"jsonl": ("answer_after",), "hub": ("answer_after", "config"), "mix": ("sources",)}
 
 
 def _known(keys: Sequence[str] | None) -> list[str]:
@@ -102,9 +137,8 @@ def _to_row(source: Any, section: TaskSection, where: str, index: int) -> Row:
         raise UserError(f"{where}: a row must be an object, not {type(source).__name__}")
     row = dict(source)
     for target, column in section.columns.items():
-        if column not in source:
-            raise UserError(f"{where}: no column {column!r} (task.columns.{target}); it has {', '.join(source)}")
-        row[target] = source[column]
+        row[target] = _column(source, column, f"{where}: no column {column!r} (task.columns.{target})")
+    row |= section.constants
     for column in ("prompt", "answer"):
         if row.get(column) is None:
             raise UserError(
@@ -120,6 +154,18 @@ def _to_row(source: Any, section: TaskSection, where: str, index: int) -> Row:
         row["answer"] = str(row["answer"]).rsplit(marker, 1)[1].strip().replace(",", "")
     row["id"] = str(row.get("id", index))
     return row
+
+
+def _column(source: dict[str, Any], name: str, complaint: str) -> Any:
+    """The value of a column, or, where the name has dots, of a key within one."""
+    if name in source:
+        return source[name]
+    found: Any = source
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            raise UserError(f"{complaint}; it has {', '.join(found if isinstance(found, dict) else source)}")
+        found = found[part]
+    return found
 
 
 class TaskStream:

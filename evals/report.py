@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from cib_rl.evals.result_io import load_result
 from cib_rl.evals.statistics import Estimate
 
 # Settings in which two results may differ: what is compared, not how it was measured.
-_MAY_DIFFER = {"model", "weights_version", "engine", "deterministic", "seed", "regraded", "rewards"}
+_MAY_DIFFER = {"model", "weights_version", "engine", "deterministic", "seed", "regraded", "rewards", "by"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison. `unit` is % (shares, shown times 100) or tokens; `which` says over which answers."""
+    """One line of a comparison. `unit` is % (shares, shown times 100), tokens, or turns."""
 
     name: str
     unit: str
@@ -97,7 +97,6 @@ def compare(
     # A question whose samples are all errors on one side can be paired with nothing.
     both = {s.question for s in first.graded} & {s.question for s in second.graded}
     paired = compare_samples(_samples(first, "right", both), _samples(second, "right", both))
-    cut = compare_samples(_samples(first, "truncated", both), _samples(second, "truncated", both)).accuracy
     labels = names or _labels(first, second)
     return Comparison(
         before=labels[0],
@@ -105,7 +104,7 @@ def compare(
         questions=paired.questions,
         questions_both_right=paired.questions_both_right,
         samples=(first.samples_per_question, second.samples_per_question),
-        rows=_rows(paired, cut),
+        rows=tuple(_rows(first, second, paired, both)),
         warnings=tuple(_warnings(first, second)),
     )
 
@@ -125,20 +124,33 @@ def require_same_questions(
         raise UserError("the two results asked other prompts or golds under the same question ids; evaluate again")
 
 
-def _samples(result: EvalResult, hit: str, questions: set[str]) -> Samples:
+def _samples(result: EvalResult, hit: str, questions: set[str], amount: str = "tokens") -> Samples:
     columns = result.columns()
     kept = np.isin(columns["question"], sorted(questions))
-    return Samples(columns["question"][kept], columns[hit][kept], columns["tokens"][kept])
+    return Samples(columns["question"][kept], columns[hit][kept], columns[amount][kept])
 
 
-def _rows(paired: Paired, truncated: Change) -> tuple[Row, ...]:
-    return (
-        Row("accuracy", "%", paired.accuracy),
-        Row("tokens (all)", "tokens", paired.tokens),
-        Row("tokens (right)", "tokens", paired.tokens_right),
-        Row("tokens (both)", "tokens", paired.tokens_both_right),
-        Row("truncated", "%", truncated),
-    )
+def _rows(first: EvalResult, second: EvalResult, paired: Paired, questions: set[str]) -> Iterator[Row]:
+    def pair(among: set[str], hit: str = "right", amount: str = "tokens") -> Paired:
+        return compare_samples(*(_samples(side, hit, among, amount) for side in (first, second)))
+
+    yield Row("accuracy", "%", paired.accuracy)
+    yield Row("tokens (all)", "tokens", paired.tokens)
+    yield Row("tokens (right)", "tokens", paired.tokens_right)
+    yield Row("tokens (both)", "tokens", paired.tokens_both_right)
+    yield Row("truncated", "%", pair(questions, hit="truncated").accuracy)
+    turns = first.has_turns or second.has_turns
+    if turns:
+        yield Row("turns", "turns", pair(questions, amount="turns").tokens)
+    for kind in sorted(set(first.kinds) & set(second.kinds)):
+        of_kind = {s.question for s in first.graded if s.kind == kind} & questions
+        if not of_kind:
+            continue
+        of = pair(of_kind)
+        yield Row(f"{kind}: accuracy", "%", of.accuracy)
+        yield Row(f"{kind}: tokens", "tokens", of.tokens)
+        if turns:
+            yield Row(f"{kind}: turns", "turns", pair(of_kind, amount="turns").tokens)
 
 
 def _labels(first: EvalResult, second: EvalResult) -> tuple[str, str]:
@@ -174,28 +186,32 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _cells(row: Row) -> list[str]:
     percent = row.unit == "%"
+    digits = 2 if row.unit == "turns" else 1
     change, relative = row.change, row.change.relative
     # Points for shares; a relative change of a share would only confuse.
-    shown = format_estimate(change.difference, scale=100 if percent else 1, sign=True, unit=" pp" if percent else "")
+    unit = " pp" if percent else ""
+    shown = format_estimate(change.difference, scale=100 if percent else 1, sign=True, unit=unit, digits=digits)
     return [
-        _number(change.before, percent),
-        _number(change.after, percent),
+        _number(change.before, percent, digits),
+        _number(change.after, percent, digits),
         shown,
         "" if percent else format_estimate(relative, scale=100, sign=True, unit="%"),
     ]
 
 
-def _number(value: float | None, percent: bool) -> str:
+def _number(value: float | None, percent: bool, digits: int) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:.1f}%" if percent else f"{value:,.1f}"
+    return f"{100 * value:.{digits}f}%" if percent else f"{value:,.{digits}f}"
 
 
-def format_estimate(estimate: Estimate | None, *, scale: float = 1, sign: bool = False, unit: str = "") -> str:
+def format_estimate(
+    estimate: Estimate | None, *, scale: float = 1, sign: bool = False, unit: str = "", digits: int = 1
+) -> str:
     """`-36.2% [-38.0, -34.3]`; an en dash where undefined, no brackets where there is no interval."""
     if estimate is None or estimate.value is None:
         return "–"
-    form = f"{{:{'+' if sign else ''},.1f}}"
+    form = f"{{:{'+' if sign else ''},.{digits}f}}"
     text = form.format(scale * estimate.value) + unit
     if estimate.low is None or estimate.high is None:
         return text
@@ -220,9 +236,12 @@ def summary_table(result: EvalResult) -> Table:
     table = _table(title, caption)
     table.add_column("value [95%]", justify="right", no_wrap=True)
     for name, estimate in result.estimates().items():
-        share = name in ("accuracy", "truncated_share") or name.startswith("pass@")
+        share = name.endswith("accuracy") or name == "truncated_share" or name.startswith("pass@")
         label = f"accuracy (avg@{result.samples_per_question})" if name == "accuracy" else _LABELS.get(name, name)
-        table.add_row(label, format_estimate(estimate, scale=100 if share else 1, unit="%" if share else ""))
+        digits = 2 if "turns" in name else 1
+        table.add_row(
+            label, format_estimate(estimate, scale=100 if share else 1, unit="%" if share else "", digits=digits)
+        )
     return table
 
 
@@ -233,6 +252,7 @@ _LABELS = {
     "tokens/right_median": "tokens, right answers: median",
     "tokens/wrong": "tokens, wrong answers: mean",
     "truncated_share": "truncated",
+    "turns/mean": "turns: mean",
 }
 
 

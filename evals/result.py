@@ -40,6 +40,7 @@ class Sample:
     turns: int
     seed: int
     error: str | None = None  # what went wrong, where outcome is "error"
+    kind: str | None = None  # of the question, where the evaluation tells kinds apart
     numbers: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,6 +76,16 @@ class EvalResult:
             raise UserError(f"{len(self.trajectories)} trajectories for {len(self.samples)} samples")
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds of question that are told apart, sorted."""
+        return sorted({s.kind for s in self.samples if s.kind is not None})
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether some episode had more than one turn."""
+        return any(s.turns > 1 for s in self.samples)
+
+    @property
     def errors(self) -> list[Sample]:
         """The samples that could not be generated or graded. They are in no mean."""
         return [s for s in self.samples if s.outcome == "error"]
@@ -85,13 +96,18 @@ class EvalResult:
         return [s for s in self.samples if s.outcome != "error"]
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Of the graded samples: question (object), right (bool), tokens (float64), truncated (bool). Shapes (N,)."""
+        """Of the graded samples: question, kind (str, "" where none), right, truncated (bool), tokens, turns (float64).
+
+        Shapes (N,).
+        """
         graded = self.graded
         return {
             "question": np.array([s.question for s in graded], dtype=object).astype(str),
             "right": np.array([s.outcome == "right" for s in graded], dtype=bool),
             "tokens": np.array([s.tokens for s in graded], dtype=np.float64),
             "truncated": np.array([s.truncated for s in graded], dtype=bool),
+            "turns": np.array([s.turns for s in graded], dtype=np.float64),
+            "kind": np.array([s.kind or "" for s in graded], dtype=object).astype(str),
         }
 
     def require_graded(self, max_error_share: float = 0.05) -> None:
@@ -109,7 +125,8 @@ class EvalResult:
         """Every reported number with its 95% interval clustered by question (see `statistics`), over graded samples.
 
         accuracy is avg@n; pass@k for k = 2, 4, ... up to the graded samples of every question; tokens over all, right
-        and wrong answers (value None where there is none); numbers/NAME over the samples that have NAME.
+        and wrong answers (value None where there is none); turns/mean where episodes have several; KIND/accuracy,
+        KIND/tokens, KIND/turns for each kind of question; numbers/NAME over the samples that have NAME.
         """
         self.require_graded(max_error_share)
         columns = self.columns()
@@ -126,6 +143,16 @@ class EvalResult:
             "tokens/wrong": clustered_mean(tokens, names, ~right),
             "truncated_share": clustered_proportion(columns["truncated"], names),
         }
+        if self.has_turns:
+            estimates["turns/mean"] = clustered_mean(columns["turns"], names)
+        for kind in self.kinds:
+            mask = columns["kind"] == kind
+            estimates |= {
+                f"{kind}/accuracy": clustered_proportion(right, names, mask),
+                f"{kind}/tokens": clustered_mean(tokens, names, mask),
+            }
+            if self.has_turns:
+                estimates[f"{kind}/turns"] = clustered_mean(columns["turns"], names, mask)
         graded = self.graded
         for name in sorted({name for s in graded for name in s.numbers}):
             having = [s for s in graded if np.isfinite(s.numbers.get(name, np.nan))]
@@ -158,9 +185,15 @@ class EvalResult:
 
 
 def make_sample(
-    trajectory: Trajectory, *, correct: bool, error: str | None, seed: int, numbers: dict[str, float]
+    trajectory: Trajectory,
+    *,
+    correct: bool,
+    error: str | None,
+    seed: int,
+    numbers: dict[str, float],
+    by: str | None = None,
 ) -> Sample:
-    """A row from a finished, graded episode."""
+    """A row from a finished, graded episode; `by` is the column of the task that says the question's kind."""
     return Sample(
         question=str(trajectory.task["id"]),
         sample=trajectory.member,
@@ -174,6 +207,7 @@ def make_sample(
         turns=len(trajectory.turns),
         seed=seed,
         error=error,
+        kind=None if by is None else str(trajectory.task[by]),
         numbers=numbers,
     )
 

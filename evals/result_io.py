@@ -35,6 +35,7 @@ _SCHEMA = pa.schema(
         ("turns", pa.int32()),
         ("seed", pa.int64()),
         ("error", pa.string()),
+        ("kind", pa.string()),
         ("numbers", pa.map_(pa.string(), pa.float64())),
     ],
     metadata={"cib_rl.evals.schema_version": str(SCHEMA_VERSION)},

@@ -159,6 +159,7 @@ def evaluate_policy(
         section.seed,
         sampling=sampling,
         measure=get_benchmark(section.task.name).measure if known else None,
+        by=section.by,
         settings={
             "benchmark": section.task.name,
             "model": recipe.model,
@@ -179,8 +180,8 @@ def evaluate_policy(
 def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
     """The rows the recipe's held-out evaluation asks.
 
-    Raises UserError when `evaluation.task` is missing, cannot be loaded, or holds fewer rows than `problems` asks for
-    in the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
+    Raises UserError when `evaluation.task` is missing, cannot be loaded, lacks the column `by`, or holds fewer rows
+    than `problems` asks for in the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
     """
     section = recipe.evaluation
     if section is None or section.task is None:
@@ -189,6 +190,10 @@ def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
         rows = load_rows(section.task, base_dir)
     except UserError as error:
         raise UserError(f"evaluation: {error}") from error
+    if section.by is not None:
+        lacking = next((row["id"] for row in rows if row.get(section.by) is None), None)
+        if lacking is not None:
+            raise UserError(f"evaluation.by: row {lacking!r} has no column {section.by!r}; it has {', '.join(rows[0])}")
     if len(rows) < section.problems and "problems" in section.model_fields_set:
         raise UserError(f"evaluation.problems asks for {section.problems} problems, evaluation.task holds {len(rows)}")
     return rows[: section.problems]

@@ -50,11 +50,14 @@ def score_rows(
     *,
     sampling: Sampling,
     measure: Measure | None = None,
+    by: str | None = None,
     settings: dict[str, Any] | None = None,
     versions: dict[str, Any] | None = None,
     progress: RunProgress | None = None,
 ) -> EvalResult:
     """Play `samples` episodes of every row and grade them.
+
+    `by` is a column of the rows: the result then also tells the kinds of question apart that it names.
 
     With several processes each plays its share of the rows and all of them return the whole result.
 
@@ -77,7 +80,7 @@ def score_rows(
     else:
         with progress.track("evaluation", len(episodes)) as bar:
             trajectories = rollouts.run(episodes, sampling, bar.update)
-    graded = _grade(trajectories, suite, [episode.seed for episode in episodes])
+    graded = _grade(trajectories, suite, [episode.seed for episode in episodes], by)
     if measure is not None:
         graded = [
             row if episode.failed else replace(row, numbers=row.numbers | measure(episode, rollouts.tokenizer))
@@ -100,6 +103,7 @@ def score_rows(
             "answer": rollouts.answer_style,
             "special_tokens": list(rollouts.tokenizer.all_special_tokens),
             "rewards": suite.names,
+            "by": by,
             **(settings or {}),
         },
         versions=package_versions() | {"chat_template": template_hash(rollouts.tokenizer)} | (versions or {}),
@@ -113,7 +117,9 @@ def template_hash(tokenizer: Any) -> str | None:
     return f"{derive_seed(str(template)):016x}" if template else None
 
 
-def _grade(trajectories: list[Trajectory], suite: RewardSuite, seeds: Sequence[int]) -> list[Sample]:
+def _grade(
+    trajectories: list[Trajectory], suite: RewardSuite, seeds: Sequence[int], by: str | None = None
+) -> list[Sample]:
     """Score trajectories and make a row of each. What grading adds to their errors goes to the row alone, so that a
     kept trajectory can be graded again."""
     if not trajectories:
@@ -132,7 +138,8 @@ def _grade(trajectories: list[Trajectory], suite: RewardSuite, seeds: Sequence[i
         numbers = {name: float(value) for name, value in trajectory.diagnostics.items() if math.isfinite(value)}
         rewards = {f"reward/{label}": float(value) for label, value in trajectory.rewards.items() if value is not None}
         correct = bool(scores.correct[index])
-        rows.append(make_sample(trajectory, correct=correct, error=error, seed=seed, numbers=numbers | rewards))
+        numbers |= rewards
+        rows.append(make_sample(trajectory, correct=correct, error=error, seed=seed, numbers=numbers, by=by))
     return rows
 
 
@@ -152,7 +159,8 @@ def regrade(result: EvalResult, suite: RewardSuite, *, answer_style: str | None 
         if answer_style is not None:
             answer = extract_answer(old.policy_text, answer_style, special_tokens=marks)
         trajectories.append(replace(old, answer=answer, rewards={}, errors=list(old.errors)))
-    graded = _grade(trajectories, suite, [sample.seed for sample in result.samples])
+    seeds = [sample.seed for sample in result.samples]
+    graded = _grade(trajectories, suite, seeds, result.settings.get("by"))
     graded = [
         replace(new, numbers={k: v for k, v in old.numbers.items() if not k.startswith("reward/")} | new.numbers)
         for new, old in zip(graded, result.samples, strict=True)

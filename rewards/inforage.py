@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from cib_rl.plugin import PluginError, TokenRewards, reward, turn_rewards
+from cib_rl.grading.qa import cover_match
+from cib_rl.plugin import PluginError, RewardContext, TokenRewards, reward, turn_rewards
+from cib_rl.spans import decode
 from cib_rl.trajectory import Trajectory, Turn
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -34,8 +36,10 @@ class InForage:
 
     Args:
         outcome: label of the outcome reward.
-        evidence: column of the task rows: a list of ids, or of titles.
-        by: what of a document is compared with it.
+        evidence: column of the task rows: a list of what `by` names, or a single one.
+        by: what of a document is compared with it: id, title, url; or `text`: a text counts as found when it stands in
+            what the policy was shown (both normalised as answers are, whole words), so that where a data set names no
+            documents the gold answers can be the evidence (`evidence: answer, by: text`).
         weight_of_gain: w.
         beta, t_min: β and T_min.
         form: `paper` or `code`.
@@ -48,13 +52,17 @@ class InForage:
         *,
         outcome: str = "qa_em",
         evidence: str = "supporting_ids",
-        by: Literal["id", "title"] = "id",
+        by: Literal["id", "title", "url", "text"] = "id",
         weight_of_gain: NonNegativeFloat = 0.2,
         beta: Share = 0.95,
         t_min: NonNegativeInt = 2,
         form: Literal["paper", "code"] = "paper",
         per_turn: bool = False,
+        context: RewardContext,
     ) -> None:
+        if by == "text" and context.tokenizer is None:
+            raise PluginError("inforage: by: text needs a tokenizer, to read what was shown")
+        self.tokenizer = context.tokenizer
         self.outcome, self.evidence, self.by = outcome, evidence, by
         self.weight_of_gain, self.beta, self.t_min = weight_of_gain, beta, t_min
         self.form, self.per_turn = form, per_turn
@@ -62,8 +70,8 @@ class InForage:
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises PluginError where no row has evidence, or some have another thing than a list."""
         for row in rows:
-            if row.get(self.evidence) is not None and not isinstance(row[self.evidence], list):
-                raise PluginError(f"inforage: row {row.get('id')!r}: {self.evidence} must be a list of {self.by}s")
+            if not isinstance(row.get(self.evidence), (list, str, type(None))):
+                raise PluginError(f"inforage: row {row.get('id')!r}: {self.evidence} must be its {self.by}, or a list of them")
         if not any(row.get(self.evidence) for row in rows):
             raise PluginError(f"inforage: no task row has evidence in the column {self.evidence!r}")
 
@@ -71,14 +79,15 @@ class InForage:
         return [self._reward(t) for t in trajectories]
 
     def _reward(self, trajectory: Trajectory) -> float | TokenRewards | None:
-        wanted = {str(item) for item in trajectory.task.get(self.evidence) or ()}
+        evidence = trajectory.task.get(self.evidence) or ()
+        wanted = {evidence} if isinstance(evidence, str) else {str(item) for item in evidence}
         if not wanted:
             return None
         if self.outcome not in trajectory.rewards:
             raise PluginError(
                 f"inforage: the recipe has no outcome reward labelled {self.outcome!r}; name it in `outcome`"
             )
-        found = [wanted & self._brought(turn) for turn in trajectory.turns]
+        found = [self._found(wanted, trajectory, turn) for turn in trajectory.turns]
         new = _new_shares(found, len(wanted))
         covered = max((len(some) / len(wanted) for some in found), default=0.0) if self.form == "code" else sum(new)
         trajectory.diagnostics["evidence_recall"] = sum(new)
@@ -90,8 +99,17 @@ class InForage:
         gains[-1] += value - sum(gains)
         return turn_rewards(trajectory, gains)
 
-    def _brought(self, turn: Turn) -> set[str]:
-        return {str(document[self.by]) for some in turn.documents for document in some}
+    def _found(self, wanted: set[str], trajectory: Trajectory, turn: Turn) -> set[str]:
+        """What of the evidence a turn's search brought."""
+        if self.by != "text":
+            return wanted & {str(document.get(self.by)) for some in turn.documents for document in some}
+        if not turn.searched:
+            return set()
+        segment = trajectory.segments[turn.segment]
+        rest = segment.policy_mask[turn.end :]
+        shown = segment.completion_ids[turn.end : turn.end + (rest.index(1) if 1 in rest else len(rest))]
+        text = decode(self.tokenizer, shown)
+        return {item for item in wanted if cover_match(golds=[item], prediction=text)}
 
     def _discount(self, trajectory: Trajectory) -> float:
         turns = len(trajectory.turns)

@@ -55,7 +55,7 @@ def test_a_missing_file_column_or_source_is_named(tmp_path):
     _write(tmp_path / "a.jsonl", [{"q": "x", "answer": 1}])
     with pytest.raises(UserError, match=r"no column 'Q' \(task.columns.prompt\)"):
         load_rows(TaskSection(name="jsonl", path="a.jsonl", columns={"prompt": "Q"}), tmp_path)
-    with pytest.raises(UserError, match="unknown source 'json'; known: countdown, hub, jsonl"):
+    with pytest.raises(UserError, match="unknown source 'json'; known: countdown, fiction, hub, jsonl, mix"):
         load_rows(TaskSection(name="json"), tmp_path)
 
 
@@ -97,3 +97,44 @@ def test_a_hub_data_set_is_read_from_local_files_of_the_same_format(tmp_path):
     )
     (row,) = load_rows(section, tmp_path)
     assert (row["prompt"], row["answer"], row["id"]) == ("q", "7", "0")
+
+
+def test_a_mix_holds_the_rows_of_all_sources_with_their_own_columns(tmp_path):
+    _write(tmp_path / "nq.jsonl", [{"id": 1, "question": "a?", "golden_answers": ["x"], "metadata": None}])
+    _write(
+        tmp_path / "hotpot.jsonl",
+        [{"id": 1, "question": "b?", "golden_answers": ["y", "z"], "metadata": {"type": "comparison"}}],
+    )
+    columns = {"prompt": "question", "answer": "golden_answers"}
+    section = TaskSection(
+        name="mix",
+        sources=[
+            {"name": "jsonl", "path": "nq.jsonl", "columns": columns, "constants": {"type": "na"}},
+            {"name": "jsonl", "path": "hotpot.jsonl", "columns": {**columns, "type": "metadata.type"}},
+        ],
+    )
+    rows = load_rows(section, tmp_path)
+    assert [(r["id"], r["prompt"], r["answer"], r["type"]) for r in rows] == [
+        ("0:1", "a?", ["x"], "na"),
+        ("1:1", "b?", ["y", "z"], "comparison"),
+    ]
+    assert len(load_rows(section.model_copy(update={"limit": 1}), tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        ({"name": "mix"}, r"task\.sources is missing"),
+        ({"name": "mix", "sources": [{"path": "a.jsonl"}]}, r"task\.sources\.0"),
+        ({"name": "mix", "sources": [{"name": "jsonl", "path": "none.jsonl"}]}, "no file"),
+        ({"name": "mix", "sources": [], "path": "a"}, r"task\.sources is missing"),
+        (
+            {"name": "jsonl", "path": "a.jsonl", "columns": {"type": "metadata.kind"}},
+            "no column 'metadata.kind'.*it has type",
+        ),
+    ],
+)
+def test_a_wrong_mix_or_dotted_column_is_named(tmp_path, section, complaint):
+    _write(tmp_path / "a.jsonl", [{"prompt": "q", "answer": 1, "metadata": {"type": "x"}}])
+    with pytest.raises(UserError, match=complaint):
+        load_rows(TaskSection.model_validate(section), tmp_path)

@@ -26,6 +26,10 @@ from cib_rl.rollout import run_anywhere
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
 _CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
+_COUNTED = (
+    "searches", "queries", "decomposed", "empty_queries", "repeated_queries", "dropped_queries", "failed_queries",
+    "empty_results", "invalid_actions", "finished",
+)  # fmt: skip
 _KEEPS_PLAYING = {StopReason.EOS, StopReason.STOP_STRING, StopReason.LENGTH}
 
 
@@ -77,7 +81,7 @@ class Search:
         trajectory = Trajectory(task=task, group=0)
         segment = Segment(self.dialogue.prompt(task))
         trajectory.segments.append(segment)
-        counts: Counter[str] = Counter(dict.fromkeys(("searches", "queries", "failed_queries", "invalid_actions"), 0))
+        counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
         asked: set[str] = set()
         if self._left(segment) < 1:
             trajectory.stop_reason = StopReason.PROMPT_TOO_LONG

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
+from rich.console import Console
 
 from cib_rl.errors import UserError
+from cib_rl.fiction.world import make_world
+from cib_rl.progress import RunProgress
 from cib_rl.recipe import Section
 from cib_rl.retrieval.base import Document
 from cib_rl.retrieval.extra import require
@@ -29,7 +33,11 @@ class BM25Manifest(Manifest):
 class BM25Settings(Section):
     """Keys of the retriever `bm25`."""
 
-    path: Path = Field(description="folder made by `cib-rl retriever build`")
+    path: Path | None = Field(None, description="folder made by `cib-rl retriever build`")
+    corpus: str | None = Field(
+        None,
+        description="instead: JSON Lines that are indexed at the start, or fiction, the generated world",
+    )
     verify: bool = Field(True, description="compare the index's checksums when it is opened (reads all of it once)")
     keep_unmatched: bool = Field(
         False, description="fill up to k with documents that hold none of the query's words, as bm25s does (score 0)"
@@ -48,7 +56,8 @@ class BM25Retriever(LocalRetriever):
         require("retriever bm25", "bm25s")
         import bm25s
 
-        folder = base_dir / settings.path.expanduser()
+        self._built: TemporaryDirectory[str] | None = None
+        folder = self._folder(settings, base_dir)
         self.manifest = read_manifest(folder, BM25Manifest, verify=settings.verify)
         built_with = self.manifest.bm25s_version
         if built_with.split(".")[:2] != bm25s.__version__.split(".")[:2]:
@@ -59,6 +68,29 @@ class BM25Retriever(LocalRetriever):
         self._index.scores |= {name: np.asarray(self._index.scores[name]) for name in ("data", "indices", "indptr")}
         self._keep_unmatched = settings.keep_unmatched
         super().__init__(folder, settings.threads)
+
+    def _folder(self, settings: BM25Settings, base_dir: Path) -> Path:
+        """Where the index is. That of a corpus is built now, in a folder that goes with the retriever."""
+        from cib_rl.retrieval.build import build_index
+
+        if (settings.path is None) == (settings.corpus is None):
+            raise UserError(
+                "retriever.`path` (an index) or `corpus` (what to index at the start) is missing, or both are there"
+            )
+        if settings.path is not None:
+            return base_dir / settings.path.expanduser()
+        assert settings.corpus is not None
+        self._built = TemporaryDirectory(prefix="cib-rl-bm25-")
+        corpus, index = base_dir / Path(settings.corpus).expanduser(), Path(self._built.name) / "index"
+        if settings.corpus == "fiction":
+            corpus = make_world(0).write(Path(self._built.name) / "corpus.jsonl")
+        build_index(corpus, index, progress=RunProgress(Console(quiet=True)))
+        return index
+
+    async def close(self) -> None:
+        await super().close()
+        if self._built is not None:
+            self._built.cleanup()
 
     def _search(self, queries: list[str], k: int) -> list[list[Document]]:
         numbers, scores = self._index.retrieve(

@@ -10,6 +10,7 @@ import numpy as np
 
 from cib_rl.priors.rate import rate_nats
 from cib_rl.trainers.collect import Window
+from cib_rl.trainers.search_metrics import search_metrics, search_row
 
 # Gathers one list from every process and joins them in rank order.
 GatherLists = Callable[[list[Any]], list[Any]]
@@ -32,7 +33,7 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
     to, `logged/NAME` over the calls in which a reward logged NAME. `weight/LABEL` is a reward's weight at this step,
     `applies/LABEL` the share of the valid completions that it counts for (it gave a number, and its gate is open),
     `errors/LABEL` the share of the completions it was given on which it failed, `seconds/reward/LABEL` its time (of
-    the slowest process).
+    the slowest process). `search/…`: see `search_metrics`.
     """
     rows = gather(_rows(window))
     valid = [row for row in rows if row["valid"]]
@@ -57,6 +58,7 @@ def window_metrics(window: Window, gather: GatherLists = lambda rows: rows) -> d
         metrics[f"applies/{label}"] = _mean([row["counted"][label] for row in valid])
     for name in sorted({name for row in valid for name in row["diagnostics"]}):
         metrics[f"diagnostics/{name}"] = _mean([row["diagnostics"].get(name, np.nan) for row in valid])
+    metrics |= search_metrics([row["search"] for row in rows])
     metrics |= {f"weight/{label}": weight for label, weight in window.scores.weights.items()}
     calls = gather([{"attempted": p.attempted, "failures": p.failures} for p in window.played])
     for label in window.scores.values:
@@ -107,6 +109,7 @@ def _rows(window: Window) -> list[dict[str, Any]]:
                 "outcome": scores.outcome[i],
                 "shaping": scores.shaping[i],
                 "diagnostics": dict(t.diagnostics),
+                "search": search_row(t),
                 "values": {label: values[i] for label, values in scores.values.items()},
                 "counted": {label: bool(counted[i]) for label, counted in scores.counted.items()},
                 "entropy": -float(logprobs.sum()) if not np.isnan(logprobs).any() else np.nan,

@@ -26,10 +26,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from cib_rl.countdown.tokenizer import build_tokenizer
 from cib_rl.errors import UserError
-from cib_rl.trainers.sft_data import Example, countdown_rows, micro_batches, train_bpe
+from cib_rl.trainers.sft_data import Example, micro_batches, train_bpe
 from cib_rl.trainers.sft_encode import Encoder
+from cib_rl.trainers.sft_generators import GENERATORS
 from cib_rl.trainers.sft_rows import Data, read_data
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
@@ -71,8 +71,10 @@ def _load(settings: SFTModel, data: Data | None) -> tuple[PreTrainedModel, PreTr
 
 
 def _new_tokenizer(settings: SFTModel, data: Data | None) -> PreTrainedTokenizerBase:
-    """Countdown's tokenizer, or a BPE of the file's rows with the chat template of the settings."""
-    return train_bpe(data.rows, settings.vocab_size, settings.chat_template) if data else build_tokenizer()
+    """The generator's tokenizer, or a BPE of the file's rows with the chat template of the settings."""
+    if data is None:
+        return GENERATORS[settings.data].tokenizer(settings)
+    return train_bpe(data.rows, settings.vocab_size, settings.chat_template)
 
 
 def _optimizers(model: PreTrainedModel, settings: SFTModel) -> list[torch.optim.Optimizer]:
@@ -98,8 +100,8 @@ def rate(step: int, settings: SFTModel) -> float:
 
 
 def read(settings: SFTModel) -> Data | None:
-    """The rows to train on; None for Countdown, whose demonstrations never end. Raises UserError (see `read_data`)."""
-    return None if settings.data == "countdown" else read_data(Path(settings.data), settings.columns, settings.where)
+    """The rows to train on; None for a generator, whose demonstrations never end. Raises UserError (`read_data`)."""
+    return None if settings.data in GENERATORS else read_data(Path(settings.data), settings.columns, settings.where)
 
 
 def encode(data: Data, settings: SFTModel, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], list[str]]:
@@ -118,7 +120,7 @@ def encode(data: Data, settings: SFTModel, tokenizer: PreTrainedTokenizerBase) -
 def _examples(settings: SFTModel, data: Data | None, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
     """An endless stream of examples: fresh demonstrations, or the file's rows in a new order in each epoch."""
     if data is None:
-        encoder, stream = Encoder(tokenizer, settings), countdown_rows(settings.countdown, settings.seed)
+        encoder, stream = Encoder(tokenizer, settings), GENERATORS[settings.data].rows(settings)
         while True:
             yield from encoder.examples(islice(stream, CHUNK))[0]
     examples, notes = encode(data, settings, tokenizer)

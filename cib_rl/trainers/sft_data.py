@@ -5,18 +5,14 @@ Where the rows come from: `sft_rows`; how they become examples: `sft_encode`.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from cib_rl.countdown.problems import CountdownSettings, problem_stream
-from cib_rl.countdown.solver import demonstrate
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,6 @@ class Batch:
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-
-
-def countdown_rows(settings: CountdownSettings, seed: int) -> Iterator[Row]:
-    """An endless stream of demonstrations for training problems (never for held-out ones)."""
-    rng = random.Random(f"demonstrations-{seed}")
-    for problem in problem_stream(settings, "train", seed):
-        yield Row(problem.prompt, demonstrate(problem, rng).completion)
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:

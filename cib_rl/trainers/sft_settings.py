@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cib_rl.countdown.problems import CountdownSettings
+from cib_rl.fiction.demonstrations import Habits
 from cib_rl.recipe import EnvironmentSection
 
 
@@ -34,7 +35,7 @@ class SFTModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
     data: str = Field(
         "countdown",
-        description="countdown (endless demonstrations), a file of texts or messages, a run's folder",
+        description="countdown or fiction (endless demonstrations), a file of texts or messages, a run's folder",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="prompt, completion or messages: the column of the file that holds it"
@@ -47,6 +48,7 @@ class SFTModel(BaseModel):
         description="keys of later training's environment that make its texts, e.g. name: search, preset, system",
     )
     countdown: CountdownSettings = CountdownSettings()
+    fiction: Habits = Habits()
     model: str | None = Field(None, description="folder or hub id to go on from; none: a new model of `shape`")
     shape: ModelShape = ModelShape()
     tokenizer: str | None = Field(None, description="folder; none: the model's, or Countdown's, or a BPE of the data")

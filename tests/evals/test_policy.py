@@ -126,3 +126,15 @@ def test_two_processes_share_the_rows_and_both_hold_the_whole_result(folder, eng
     alone = play(recipe_for(folder / "rows.jsonl", "digits.py:digits"), engine, tiny_tokenizer, folder)
     assert ranks[0][0] == ranks[1][0] == [[s.question, s.sample, s.text] for s in alone.samples]
     assert [count for _, count in ranks] == [8, 6]  # 4 and 3 rows of 2 samples
+
+
+def test_kinds_are_told_apart_by_a_column_that_every_row_must_have(folder, engine, tiny_tokenizer):
+    rows = [{"id": f"r{i}", "prompt": f"{i}+1=", "answer": "4", "hard": i % 2} for i in range(6)]
+    path = folder / "kinds.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = play(recipe_for(path, "digits.py:digits", by="hard"), engine, tiny_tokenizer, folder)
+    assert [s.kind for s in result.samples] == [str(i % 2) for i in range(6) for _ in range(2)]
+    del rows[3]["hard"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"evaluation\.by: row 'r3' has no column 'hard'"):
+        play(recipe_for(path, "digits.py:digits", by="hard"), engine, tiny_tokenizer, folder)

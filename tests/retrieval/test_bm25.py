@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cib_rl.errors import UserError
+from cib_rl.fiction.world import make_world
 from cib_rl.retrieval.base import RetrievalError, split_contents
 from cib_rl.retrieval.factory import make_retriever
 from tests.retrieval.corpora import ROWS, index_of, opened, raw_bm25s
@@ -129,7 +130,9 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
     assert (own.text, own.base_dir) == ("u", tmp_path)
     for name, keys, words in [
         ("bm52", {}, "unknown 'bm52'; known: bm25, dense, remote, or package.module:Class"),
-        ("bm25", {}, "`path` is missing"),
+        ("bm25", {}, "`path` (an index) or `corpus`"),
+        ("bm25", {"path": "index", "corpus": "c.jsonl"}, "or both are there"),
+        ("bm25", {"corpus": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("bm25", {"path": "index", "thread": 2}, "unknown key `thread`; did you mean `threads`"),
         ("bm25", {"path": "index", "threads": 0}, "`threads`"),
         ("bm25", {"path": "nowhere"}, "no index folder"),
@@ -139,6 +142,27 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
         with pytest.raises(UserError) as caught:
             make_retriever(name, keys, tmp_path)
         assert words in str(caught.value), str(caught.value)
+
+
+def test_a_corpus_is_indexed_at_the_start_and_gone_at_the_end(tmp_path):
+    index_of(tmp_path, ROWS)
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    queries = ["lovelace", "the engine", "nothing of it"]
+    made = make_retriever("bm25", {"corpus": "own.jsonl"}, tmp_path)
+    folder = Path(made._built.name)
+    assert folder.is_dir() and search(made, queries, 2) == search(
+        make_retriever("bm25", {"path": "index"}, tmp_path), queries, 2
+    )
+    asyncio.run(made.close())
+    assert not folder.exists()
+
+
+def test_the_generated_world_is_a_corpus(tmp_path):
+    world = make_world(0)
+    made = make_retriever("bm25", {"corpus": "fiction"}, tmp_path)
+    assert len(made) == len(world.documents())
+    town = world.places[0].name
+    assert search(made, [f"{town} town river"], 1)[0][0].title == town
 
 
 @pytest.mark.data

@@ -17,8 +17,12 @@ def qa_em(trajectories):
     return [float(t.task["score"]) for t in trajectories]
 
 
-def episode(*searches, score=1.0, answer="x", well_formed=True, **task):
-    """`searches`: one list of (query, [document ids]) per search; then the turn of the answer, if there is one."""
+def episode(*searches, score=1.0, answer="x", well_formed=True, shown="docs", **task):
+    """`searches`: one list of (query, [document ids]) per search; then the turn of the answer, if there is one.
+
+    `shown`: the text of every block, or a list with one for each search.
+    """
+    blocks = [shown] * len(searches) if isinstance(shown, str) else shown
     segment = Segment(TOKENIZER.encode("q "))
     trajectory = Trajectory({"id": "r", "prompt": "q", "score": score, **task}, 0, segments=[segment], answer=answer)
 
@@ -28,9 +32,9 @@ def episode(*searches, score=1.0, answer="x", well_formed=True, **task):
         segment.append_policy(ids, [-1.0] * len(ids))
         trajectory.turns.append(Turn(0, start, len(segment), StopReason.STOP_STRING))
 
-    for parts in searches:
+    for parts, block in zip(searches, blocks, strict=True):
         say("<think>a</think><search>b</search>")
-        segment.append_environment(TOKENIZER.encode("docs"))
+        segment.append_environment(TOKENIZER.encode(block))
         turn = trajectory.turns[-1]
         turn.searched, turn.queries = True, [query for query, _ in parts]
         turn.documents = [[{"id": i, "title": i.upper(), "score": 1.0} for i in ids] for _, ids in parts]

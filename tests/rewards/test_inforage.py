@@ -48,6 +48,26 @@ def test_titles_can_be_the_evidence_and_rows_without_any_get_nothing():
     assert scores.total.tolist() == pytest.approx([1.1, 1.0]) and np.isnan(scores.values["inforage"][1])
 
 
+def test_texts_are_found_in_what_was_shown_and_nowhere_else():
+    """Gold answers as evidence: found in blocks, normalised, by whole words; the policy's own text brings nothing."""
+    rows = [
+        episode(
+            [("a", ["1"])], [("b", ["2"])], shown=["on the River Esk.", "in BORLAND, they say"], gold=["esk", "Borland"]
+        ),
+        episode([("a", ["1"])], shown=["risky"], gold=["Esk"]),
+        episode(shown=[], gold=["a"]),  # "a" is what the policy thought
+        episode([("a", ["1"])], answer=None, shown=["Esk"], gold="Esk"),  # nothing comes after the block
+    ]
+    assert _totals(rows, evidence="gold", by="text") == pytest.approx([1.2 * 0.95, 1.0, 1.0, 1.2])
+    assert [t.diagnostics["evidence_recall"] for t in rows] == [1, 0, 0, 1]
+
+
+def test_urls_can_be_the_evidence():
+    row = episode([("a", ["1", "2"])], urls=["u1", "u3"])
+    row.turns[0].documents[0][0]["url"] = "u1"
+    assert _totals([row], evidence="urls", by="url") == pytest.approx([1.1])
+
+
 @given(
     st.lists(st.lists(st.sampled_from("123456"), max_size=4), max_size=5), st.booleans(), st.integers(0, 3),
     st.sampled_from(["paper", "code"]),
@@ -75,7 +95,7 @@ def test_wrong_columns_and_outcomes_are_named():
 
     with pytest.raises(UserError, match="no task row has evidence in the column 'supporting_ids'"):
         suite().check_rows([{"id": "1"}])
-    with pytest.raises(UserError, match="row '1': supporting_ids must be a list of ids"):
-        suite().check_rows([{"id": "1", "supporting_ids": "x"}])
+    with pytest.raises(UserError, match="row '1': supporting_ids must be its id, or a list of them"):
+        suite().check_rows([{"id": "1", "supporting_ids": 5}])
     with pytest.raises(PluginError, match="no outcome reward labelled 'qa_f1'"):
         suite(outcome="qa_f1").score([episode([("a", ["1"])], **GOLD)])
