@@ -244,7 +244,7 @@ def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:
     from cib_rl.trainers.grpo import completions_per_process
 
     share = completions_per_process(recipe, devices)
-    micro = recipe.trainer.micro_batch_size or share
+    micro = min(recipe.trainer.micro_batch_size or share, share)
     return "ok", f"{share:,} completions per step and device, {micro:,} per micro-batch"
 
 

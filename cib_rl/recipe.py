@@ -178,7 +178,11 @@ class TrainerSection(Section):
     name: Literal["grpo", "ppo"] = Field("grpo", description="ppo: with a critic (section `critic`), and GAE")
     steps: int = Field(ge=1, description="optimizer steps")
     prompts_per_step: int = Field(ge=1, description="groups per optimizer step")
-    micro_batch_size: int | None = Field(None, ge=1, description="completions per forward-backward and process")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="completions per forward-backward and process: bounds the memory; default: all of a step",
+    )
     token_budget: int | None = Field(None, ge=1, description="tokens per forward pass: like lengths go together")
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"] = Field(
         "dapo", description="TRL's loss_type"

@@ -250,7 +250,7 @@ def completions_per_process(recipe: Recipe, processes: int) -> int:
             f"processes; use a multiple of {processes}"
         )
     share = section.prompts_per_step // processes * recipe.sampling.group_size
-    micro = section.micro_batch_size or share
+    micro = min(section.micro_batch_size or share, share)
     if share % micro:
         raise UserError(
             f"trainer.micro_batch_size: {micro} does not divide the {share} completions of a process and step"

@@ -79,6 +79,7 @@ class LogpsMixin:
         used = batch["tool_mask"].bool() & ~torch.isnan(batch["engine_logps"])
         gap = (trainer_logps_BT - batch["engine_logps"])[used].abs().float()
         exact = trainer_logps_BT.dtype == torch.float32 and not self.args.bf16 and self.model.dtype == torch.float32
+        exact = exact and self.recipe.engine.dtype in (None, "float32")
         own = None
         if len(gap):
             own = gap.max().item(), torch.quantile(gap[:: max(1, len(gap) // 1_000_000)], 0.99).item()

@@ -305,7 +305,7 @@ def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig
     """TRL's configuration. What decides data, rewards and generation is ours; the optimisation is TRL's."""
     section = recipe.trainer
     share = completions_per_process(recipe, processes)
-    micro = section.micro_batch_size or share
+    micro = min(section.micro_batch_size or share, share)
     group = recipe.sampling.group_size
     own_steps = section.steps - (recipe.critic.warmup_steps if recipe.critic else 0)
     deepspeed = _deepspeed_file(section.deepspeed, base_dir)

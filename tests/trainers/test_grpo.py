@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from cib_rl.errors import UserError
 from cib_rl.grading.selfcheck import Report, Ungradable
 from cib_rl.trainers import run
-from cib_rl.trainers.grpo import LOSS_KEYS
+from cib_rl.trainers.grpo import LOSS_KEYS, completions_per_process
 from cib_rl.trajectory_io import read_trajectories
 from tests.trainers.support import HERE, RandomEngine, tiny_recipe
 
@@ -245,10 +245,21 @@ def test_weights_are_synced_once_per_update(tmp_path, tiny_model_dir, monkeypatc
     assert engine.syncs == [0, 2]
 
 
-def test_an_engine_that_disagrees_with_the_trainer_stops_the_run(tmp_path, tiny_model_dir, monkeypatch):
-    recipe = tiny_recipe(tiny_model_dir, tmp_path, **{"engine": {}})
-    with pytest.raises(UserError, match=r"engine and trainer disagree.*stale weights"):
+@pytest.mark.parametrize(
+    ("engine", "limit"),
+    [({}, "largest; limit 0.001"), ({"name": "vllm", "dtype": "bfloat16"}, "99% quantile; limit 0.5")],
+)
+def test_an_engine_that_disagrees_with_the_trainer_stops_the_run(tmp_path, tiny_model_dir, monkeypatch, engine, limit):
+    """In half precision on either side the tail is judged, and more leniently."""
+    recipe = tiny_recipe(tiny_model_dir, tmp_path, **{"engine": engine})
+    with pytest.raises(UserError, match=rf"engine and trainer disagree.*{limit}.*stale weights"):
         _first_gradient(recipe, monkeypatch)
+
+
+def test_a_micro_batch_larger_than_a_process_share_is_the_share(tiny_model_dir, tmp_path):
+    recipe = tiny_recipe(tiny_model_dir, tmp_path, **{"trainer.micro_batch_size": 64})
+    assert completions_per_process(recipe, 1) == 8 and completions_per_process(recipe, 2) == 4
+    assert run._trl_arguments(recipe, 1, tmp_path).per_device_train_batch_size == 8
 
 
 def test_flat_groups_are_replaced_from_the_stream_up_to_the_cap(tmp_path, tiny_model_dir, monkeypatch):
