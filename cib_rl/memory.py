@@ -2,13 +2,15 @@
 
 Sizes in bytes; b is the size of one number (4 for float32, 2 for bfloat16), P the parameters of the policy, P' those
 that are trained, L layers, h hidden size, q and k the widths of queries and of keys, f the width of the MLP, V the
-vocabulary, N the tokens of one forward-backward pass, R and S the completions sampled at once and their longest length.
+vocabulary, M the tokens of a micro-batch and N those of one of its passes (`token_budget`; the graphs of all passes are
+kept until the micro-batch's backward), R and S the completions sampled at once and their longest length.
 
 * weights b·P; gradients b·P'; Adam 2b·P' (its states have the parameters' dtype; DeepSpeed with bf16 keeps the states
   and a master copy in float32: 12·P')
-* activations kept for the backward pass (b is 2 with `autocast_bf16`), per layer b·N·(6h + 2q + 2k + 4f): inputs of
+* activations kept for the backward pass (b is 2 with `autocast_bf16`), per layer b·M·(6h + 2q + 2k + 4f): inputs of
   the two norms and their upcasts, q, k, v, the attention's output, and gate, up, activation and product of a gated MLP;
-  attention itself is assumed to keep no (N, N) matrix. With gradient checkpointing b·N·h per layer and one layer whole.
+  attention itself is assumed to keep no (N, N) matrix. With gradient checkpointing each layer's input, M·h numbers in
+  the type of the weights (autocast leaves the residual stream in it), and of one pass one layer whole, b·N·(…).
 * logits exist in tiles only: 4·min(N, 4096)·min(V, 32768), twice
 * KV cache of the transformers engine: 2b·L·k·R·S; the vLLM engine takes what the recipe's share of the device says
 * reference (with kl > 0 and no LoRA) b·P; each model prior b·P of its own
@@ -138,17 +140,17 @@ def _learner(name: str, shape: Shape, dtype: str, stage: int, deepspeed: bool, d
 
 def _passes(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:
     trainer = recipe.trainer
-    b = 2 if trainer.autocast_bf16 else b
-    tokens = min(trainer.micro_batch_size or completions, completions) * length
-    if trainer.token_budget:
-        tokens = min(tokens, max(trainer.token_budget, length))
-    layer = b * tokens * (6 * policy.hidden + 2 * policy.query + 2 * policy.key + 4 * policy.mlp)
+    micro = min(trainer.micro_batch_size or completions, completions) * length
+    one_pass = min(micro, max(trainer.token_budget or micro, length))
+    per_token = 6 * policy.hidden + 2 * policy.query + 2 * policy.key + 4 * policy.mlp
+    layer = (2 if trainer.autocast_bf16 else b) * per_token
     if trainer.gradient_checkpointing:
-        kept = policy.layers * b * tokens * policy.hidden + layer
+        kept = policy.layers * b * micro * policy.hidden + layer * one_pass
     else:
-        kept = policy.layers * layer
-    tiles = 2 * 4 * min(tokens, 4096) * min(policy.vocabulary, 32768)
-    return [Item("activations", kept, f"{tokens:,} tokens per pass"), Item("logit tiles", tiles)]
+        kept = policy.layers * layer * micro
+    tiles = 2 * 4 * min(one_pass, 4096) * min(policy.vocabulary, 32768)
+    note = f"{micro:,} tokens per micro-batch, {one_pass:,} per pass"
+    return [Item("activations", kept, note), Item("logit tiles", tiles)]
 
 
 def _cache(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:

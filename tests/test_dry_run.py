@@ -315,9 +315,30 @@ def test_activations_are_near_what_autograd_keeps(make_tiny_model, recipe_file, 
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (hold.append(t), pack(t))[1], lambda t: t):
         model.model(torch.randint(0, 57, (2, 64))).last_hidden_state.sum()
     shape = Shape(1, 1, layers=6, hidden=32, query=64, key=32, mlp=64, vocabulary=64)
-    recipe = load_recipe(recipe_file, ["trainer.token_budget=128", "environment.max_completion_length=32"])
+    recipe = load_recipe(
+        recipe_file,
+        ["trainer.token_budget=128", "trainer.micro_batch_size=2", "environment.max_completion_length=32"],
+    )
     items = {item.name: item.size for item in estimate(recipe, shape, {}, prompt=32)}
     assert 0.5 < items["activations"] / sum(kept.values()) < 2
+
+
+def test_checkpoints_of_all_passes_of_a_micro_batch_are_kept_in_the_weights_type(make_tiny_model, recipe_file):
+    """Two passes under bfloat16 autocast, both alive until the backward: the inputs of their layers are counted."""
+    import torch
+
+    model, kept = make_tiny_model(layers=6).train(), []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda _, given: kept.append(given[0].nbytes))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(2):
+            model(torch.randint(0, 57, (1, 64)))
+    shape = Shape(1, 1, layers=6, hidden=32, query=64, key=32, mlp=64, vocabulary=64)
+    sets = ["trainer.gradient_checkpointing=true", "trainer.autocast_bf16=true", "trainer.token_budget=64"]
+    sets += ["trainer.micro_batch_size=2", "environment.max_completion_length=32"]
+    items = {item.name: item.size for item in estimate(load_recipe(recipe_file, sets), shape, {}, prompt=32)}
+    one_layer = 2 * 64 * (6 * 32 + 2 * 64 + 2 * 32 + 4 * 64)
+    assert items["activations"] - one_layer == sum(kept)
 
 
 def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
@@ -336,7 +357,7 @@ def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
     assert sizes("trainer.dtype=bfloat16")["policy: weights"] == 2000
     assert sizes("trainer.kl=0.1")["reference: weights"] == 4000
     assert "reference: weights" not in sizes("trainer.kl=0.1", "lora.r=1")
-    assert sizes("trainer.gradient_checkpointing=true")["activations"] < plain["activations"]
+    assert sizes("trainer.gradient_checkpointing=true", prompt=8)["activations"] < plain["activations"]
     assert sizes("engine.max_num_seqs=4", prompt=8)["KV cache"] == plain["KV cache"] / 2
 
     only_the_name = Shape(1000, 1000)
