@@ -32,12 +32,19 @@ from cib_rl.trainers import run
 PROMPTS, GROUP, LIMIT = 32, 8, 320  # the quickstart's
 
 
+def finish_gpu_work() -> None:
+    """What was started on a GPU has ended when a clock is read."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 class Timed(TRLTrainer):
     """TRL's trainer with a clock around generation and around the rest of the step."""
 
     def _generate(self, prompts: Any) -> Any:
         started = time.perf_counter()
         result = super()._generate(prompts)
+        finish_gpu_work()
         self.rollout_seconds = time.perf_counter() - started
         self.tokens = sum(len(ids) for ids in result[1])
         return result
@@ -66,7 +73,7 @@ def trl_trainer(model_path: str, folder: str, steps: int) -> Timed:
         loss_type="dapo",
         gradient_checkpointing=False,
         bf16=False,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -95,6 +102,7 @@ def one_step(trainer: Any) -> dict[str, float]:
     torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
+    finish_gpu_work()
     total = time.perf_counter() - started
     trainer.state.global_step += 1  # our engine's weights follow it
     metrics = trainer._metrics["train"]

@@ -162,7 +162,7 @@ def _memory_gib() -> float:
 def _gpu_line(found: str) -> Line:
     if not found:
         return Line("GPU", "ok", "none: CPU only")
-    return Line("GPU", "untested", f"{found}; tested on CPUs only")
+    return Line("GPU", "untested", f"{found}; run so far on one NVIDIA H200 (docs/performance.md)")
 
 
 def _installed(name: str) -> str | None:
