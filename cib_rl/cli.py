@@ -162,15 +162,32 @@ def sweep(
 
 
 @app.command()
-def sft(recipe: RecipeArgument, sets: SetOption = None) -> None:
-    """Train on demonstrations by a recipe (supervised).
+def sft(
+    recipe: RecipeArgument,
+    sets: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show a row with what would be learned of it.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the recipe's output where it stopped.")] = False,
+) -> None:
+    """Train on recorded texts by a recipe (supervised).
 
-    Makes a folder for each model of the recipe (e.g. `warmstart`) and prints the one they are in.
+    Texts, conversations, trajectories of a run; only what the policy wrote is learned. Makes a folder for each model of
+    the recipe (e.g. `warmstart`) and prints the one they are in.
     """
     from cib_rl.recipe_io import load_recipe
-    from cib_rl.trainers.sft import SFTSettings, run_sft
+    from cib_rl.trainers.sft_settings import SFTSettings
 
-    print(run_sft(load_recipe(recipe, sets or [], schema=SFTSettings)))
+    settings = load_recipe(recipe, sets or [], schema=SFTSettings)
+    if dry_run:
+        from cib_rl.trainers.sft_dry_run import dry_run_sft
+
+        if not dry_run_sft(settings, resume=resume):
+            raise typer.Exit(1)
+        return
+    from cib_rl.trainers.sft import run_sft
+
+    print(run_sft(settings, resume=resume))
 
 
 app.command("eval")(evaluate)

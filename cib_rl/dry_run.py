@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cib_rl.checks import Findings, check_recipe
-from cib_rl.memory import estimate
+from cib_rl.memory import Item, estimate
 from cib_rl.recipe import Recipe
 from cib_rl.recipe_io import dump_recipe
 
@@ -28,11 +29,21 @@ def dry_run(
 
     Returns True when no check failed.
     """
-    console = console or Console(soft_wrap=True, emoji=False)
+    console = console or new_console()
     console.print(dump_recipe(recipe), markup=False, highlight=False)
     found = check_recipe(recipe, devices=devices, base_dir=base_dir, resuming=resume is not None)
     console.print(_plan(recipe, devices), markup=False)
     _print_memory(console, recipe, found, devices)
+    return print_checks(console, found)
+
+
+def new_console() -> Console:
+    """A console whose lines are not cut, and that takes no text for an emoji."""
+    return Console(soft_wrap=True, emoji=False)
+
+
+def print_checks(console: Console, found: Findings) -> bool:
+    """Print all checks, failures once more in full; True when none failed."""
     table = Table("check", "result", "detail", title="Checks")
     for check in found.checks:
         table.add_row(escape(check.name), f"[{_COLOURS[check.status]}]{check.status}[/]", escape(check.detail))
@@ -43,6 +54,15 @@ def dry_run(
     if not failed:
         console.print("dry run: no check failed; nothing was trained")
     return found.passed
+
+
+def print_memory(console: Console, items: Sequence[Item], title: str) -> None:
+    """Print an estimate and its sum."""
+    table = Table("part", "GiB", "from", title=title)
+    for item in items:
+        table.add_row(escape(item.name), f"{item.size / 2**30:,.3f}", escape(item.note))
+    table.add_row("sum", f"{sum(item.size for item in items) / 2**30:,.3f}", "")
+    console.print(table)
 
 
 def _plan(recipe: Recipe, devices: int) -> str:
@@ -70,11 +90,7 @@ def _print_memory(console: Console, recipe: Recipe, found: Findings, devices: in
         console.print("memory: no estimate, the policy's size is not known")
         return
     items = estimate(recipe, found.policy, found.priors, critic=found.critic, devices=devices, prompt=found.prompt)
-    table = Table("part", "GiB", "from", title="Memory per device: an estimate, not a measurement")
-    for item in items:
-        table.add_row(escape(item.name), f"{item.size / 2**30:,.3f}", escape(item.note))
-    table.add_row("sum", f"{sum(item.size for item in items) / 2**30:,.3f}", "")
-    console.print(table)
+    print_memory(console, items, "Memory per device: an estimate, not a measurement")
     if not found.policy.layers:
         left_out = "activations are" if recipe.engine.name == "vllm" else "activations and KV cache are"
         console.print(f"(sizes read off the model's name; {left_out} not counted)")

@@ -16,6 +16,8 @@ kept until the micro-batch's backward), R and S the completions sampled at once 
 * reference (with kl > 0 and no LoRA) b·P; each model prior b·P of its own
 * a critic of its own (PPO): weights, gradients and Adam states like a policy's; its activations come after the policy's
   backward pass and are no more than those
+* supervised training: all in float32, the optimizers' numbers as they are (Adam two per parameter, Muon one), and the
+  logits of a whole pass, their log-probabilities and gradients: 12·N·V, 10·N·V with `autocast_bf16`
 
 ZeRO divides Adam (stage ≥ 1), gradients (≥ 2) and weights (3) by the number of devices.
 """
@@ -63,10 +65,16 @@ def shape_of(reference: str, lora: LoraSection | None = None) -> Shape:
 
     Raises OSError or ValueError when there is no readable config.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(reference, local_files_only=True)
+    return shape_of_config(AutoConfig.from_pretrained(reference, local_files_only=True), lora)
+
+
+def shape_of_config(config: Any, lora: LoraSection | None = None) -> Shape:
+    """Count the parameters that a causal language model of this config has, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     parameters = sum(weight.numel() for weight in model.parameters())  # a tied head is counted once
@@ -128,6 +136,25 @@ def estimate(
     return items
 
 
+def estimate_supervised(shape: Shape, *, states: int, tokens: int, autocast: bool) -> list[Item]:
+    """Memory of supervised training in float32.
+
+    Args:
+        states: numbers that the optimizers keep.
+        tokens: of one forward-backward pass, padding counted.
+        autocast: passes in bfloat16.
+    """
+    weights, gradients, _ = _learner("model", shape, "float32", 0, False, 1)
+    items = [weights, gradients, Item("model: optimizer states", 4 * states)]
+    if shape.layers:
+        logits = (10 if autocast else 12) * tokens * shape.vocabulary
+        items += [
+            _activations(shape, tokens, tokens, 2 if autocast else 4, 4, False),
+            Item("logits", logits, "of a whole pass: themselves, log-probabilities and gradients"),
+        ]
+    return items
+
+
 def _learner(name: str, shape: Shape, dtype: str, stage: int, deepspeed: bool, devices: int) -> list[Item]:
     b = _BYTES[dtype]
     adam_bytes = 12 if deepspeed and b == 2 else 2 * b
@@ -142,15 +169,19 @@ def _passes(recipe: Recipe, policy: Shape, completions: int, length: int, b: int
     trainer = recipe.trainer
     micro = min(trainer.micro_batch_size or completions, completions) * length
     one_pass = min(micro, max(trainer.token_budget or micro, length))
-    per_token = 6 * policy.hidden + 2 * policy.query + 2 * policy.key + 4 * policy.mlp
-    layer = (2 if trainer.autocast_bf16 else b) * per_token
-    if trainer.gradient_checkpointing:
-        kept = policy.layers * b * micro * policy.hidden + layer * one_pass
-    else:
-        kept = policy.layers * layer * micro
     tiles = 2 * 4 * min(one_pass, 4096) * min(policy.vocabulary, 32768)
-    note = f"{micro:,} tokens per micro-batch, {one_pass:,} per pass"
-    return [Item("activations", kept, note), Item("logit tiles", tiles)]
+    kept = _activations(policy, micro, one_pass, 2 if trainer.autocast_bf16 else b, b, trainer.gradient_checkpointing)
+    return [kept, Item("logit tiles", tiles)]
+
+
+def _activations(shape: Shape, micro: int, one_pass: int, passes: int, between: int, checkpointing: bool) -> Item:
+    """Of a micro-batch that is made in passes; `passes` and `between`: bytes of a number in layers and between them."""
+    layer = passes * (6 * shape.hidden + 2 * shape.query + 2 * shape.key + 4 * shape.mlp)
+    if checkpointing:
+        kept = shape.layers * between * micro * shape.hidden + layer * one_pass
+    else:
+        kept = shape.layers * layer * micro
+    return Item("activations", kept, f"{micro:,} tokens per micro-batch, {one_pass:,} per pass")
 
 
 def _cache(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:

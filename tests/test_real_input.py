@@ -19,7 +19,8 @@ from cib_rl.recipe_io import load_recipe
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.spans import decode, reasoning_mask
 from cib_rl.tasks import load_rows
-from cib_rl.trainers.sft_data import Row, tokenize, train_bpe
+from cib_rl.trainers.sft_data import Row, train_bpe
+from cib_rl.trainers.sft_encode import Encoder
 from cib_rl.trainers.sft_settings import SFTModel, SFTSettings
 from cib_rl.trajectory import StopReason, Trajectory
 
@@ -196,19 +197,20 @@ def test_an_answer_cut_off_by_the_limit_is_none():
 def test_warm_start_rows_and_rollouts_have_the_same_prompt_ids(suffix):
     tokenizer = make_tokenizer("qwen3_thinking")
     rows = [Row(GSM8K[0]["question"], "\\boxed{7}")]
-    (example,), left_out = tokenize(rows, tokenizer, blind=False, max_length=400, suffix=suffix)
+    (example,), left_out = Encoder(tokenizer, SFTModel(max_length=400, suffix=suffix)).examples(rows)
     engine = ScriptedEngine(tokenizer, ["\\boxed{7}"])
     environment = make_environment(EnvironmentSection(max_completion_length=50, suffix=suffix), tokenizer)
     episode = EpisodeEngine(engine, Sampling(max_tokens=50), 0)
     trajectory = asyncio.run(environment.run({"prompt": GSM8K[0]["question"]}, episode))
     assert left_out == 0
-    assert list(example.ids[: example.start]) == engine.prompts[0]
-    assert list(example.ids[example.start :]) == trajectory.policy_ids
+    ((start, end),) = example.spans
+    assert list(example.ids[:start]) == engine.prompts[0] and end == len(example.ids)
+    assert list(example.ids[start:]) == trajectory.policy_ids
 
 
 def test_a_blind_row_keeps_nothing_of_the_template():
     tokenizer = make_tokenizer("qwen3")
-    (example,), _ = tokenize([Row("How many?", "seven")], tokenizer, blind=True, max_length=400)
+    (example,), _ = Encoder(tokenizer, SFTModel(max_length=400, blind=True)).examples([Row("How many?", "seven")])
     assert decode(tokenizer, example.ids) == "<|bos|>seven<|eos|>"
 
 

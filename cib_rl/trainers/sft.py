@@ -4,7 +4,7 @@
 
 A plain loop: draw a batch, cut it into micro-batches of like length, average the loss over the step's learned tokens,
 step.  The model comes from a folder or is made new as a small Qwen3; every `save_every` steps it is written beside the
-output, so that a half-trained model can be tried.
+output, so that a half-trained model can be tried and a stopped training can go on.
 
 TRL's `SFTTrainer` is not used: for the embedded model it took 1.7 times the CPU time per token, mostly padding, and 1.3
 times with rows grouped by length, which also makes each step's gradient that of one length alone.
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,79 +23,30 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
-from cib_rl.trainers.sft_data import Example, micro_batches, train_bpe
+from cib_rl.models import load_policy, load_tokenizer
+from cib_rl.trainers.sft_checkpoint import (
+    Progress,
+    check_settings,
+    copies,
+    drop_states,
+    find_copy,
+    fingerprint,
+    restore,
+    save,
+    save_copy,
+)
+from cib_rl.trainers.sft_data import Example, micro_batches
 from cib_rl.trainers.sft_encode import Encoder
 from cib_rl.trainers.sft_generators import GENERATORS
+from cib_rl.trainers.sft_model import make_model, make_optimizers, make_tokenizer, rate
 from cib_rl.trainers.sft_rows import Data, read_data
-from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
+from cib_rl.trainers.sft_settings import SFTModel, SFTSettings
 
 CHUNK = 512  # demonstrations tokenized at a time
 Report = Callable[[dict[str, Any]], None]
-
-
-def new_model(shape: ModelShape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A freshly initialised Qwen3 with tied embeddings for this tokenizer."""
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        head_dim=shape.hidden_size // shape.heads,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.max_positions,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model
-
-
-def _load(settings: SFTModel, data: Data | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to train and its tokenizer, by the settings' order of preference."""
-    source = settings.tokenizer or settings.model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source) if source else _new_tokenizer(settings, data)
-        tokenizer.chat_template = settings.chat_template or tokenizer.chat_template
-        if settings.model:
-            return AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32), tokenizer
-    except (OSError, ValueError) as error:
-        raise UserError(f"sft: cannot load a model or tokenizer from {source!r}: {error}") from error
-    return new_model(settings.shape, tokenizer), tokenizer
-
-
-def _new_tokenizer(settings: SFTModel, data: Data | None) -> PreTrainedTokenizerBase:
-    """The generator's tokenizer, or a BPE of the file's rows with the chat template of the settings."""
-    if data is None:
-        return GENERATORS[settings.data].tokenizer(settings)
-    return train_bpe(data.rows, settings.vocab_size, settings.chat_template)
-
-
-def _optimizers(model: PreTrainedModel, settings: SFTModel) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the layers' matrices and AdamW for embeddings and norms."""
-    matrices: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, weight in model.named_parameters():
-        is_matrix = settings.optimizer == "muon" and weight.ndim == 2 and ".layers." in name
-        (matrices if is_matrix else rest).append(weight)
-    decay = settings.weight_decay
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=decay)
-    ]
-    if matrices:
-        found.append(torch.optim.Muon(matrices, lr=settings.muon_learning_rate, weight_decay=decay))
-    return found
-
-
-def rate(step: int, settings: SFTModel) -> float:
-    """Share of the full learning rate at `step` (from 0): linear warm-up, flat, linear fall to 0."""
-    falling = (settings.steps - step) / (settings.decay_share * settings.steps)
-    return min(1.0, (step + 1) / max(1, settings.warmup_steps), falling)
 
 
 def read(settings: SFTModel) -> Data | None:
@@ -117,92 +67,103 @@ def encode(data: Data, settings: SFTModel, tokenizer: PreTrainedTokenizerBase) -
     return examples, notes
 
 
-def _examples(settings: SFTModel, data: Data | None, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-    """An endless stream of examples: fresh demonstrations, or the file's rows in a new order in each epoch."""
-    if data is None:
-        encoder, stream = Encoder(tokenizer, settings), GENERATORS[settings.data].rows(settings)
-        while True:
-            yield from encoder.examples(islice(stream, CHUNK))[0]
-    examples, notes = encode(data, settings, tokenizer)
-    for note in notes:
-        print(f"sft: {note}")
-    generator = torch.Generator().manual_seed(settings.seed)
+def demonstrations(settings: SFTModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+    """A generator's, fresh without end."""
+    encoder, stream = Encoder(tokenizer, settings), GENERATORS[settings.data].rows(settings)
+    while True:
+        yield from encoder.examples(islice(stream, CHUNK))[0]
+
+
+def _in_epochs(examples: Sequence[Example], seed: int) -> Iterator[Example]:
+    """The examples without end, in a new order in each epoch."""
+    generator = torch.Generator().manual_seed(seed)
     while True:
         for index in torch.randperm(len(examples), generator=generator).tolist():
             yield examples[index]
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the model folder beside its place, then rename it: a reader never sees half of it."""
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    beside.rename(folder)
-
-
-def _free(folder: Path) -> Path:
-    if folder.exists():
-        raise UserError(f"sft: {folder} exists already; choose another output or move it away")
-    return folder
-
-
-def train_one(settings: SFTModel, folder: Path, report: Report) -> None:
+def train_one(settings: SFTModel, folder: Path, report: Report, copy: Path | None = None) -> None:
     """Train one model into `folder` (new); `sft_log.jsonl` beside the weights holds what was reported.
 
+    Args:
+        copy: a half-trained copy to go on from: the model becomes the one that it would have been without a stop.
+
     Raises:
-        UserError: data, model or tokenizer that cannot be used, a folder in use, a loss that is not finite.
+        UserError: data, model or tokenizer that cannot be used, other data than the copy's, a loss that is not finite.
     """
     torch.manual_seed(settings.seed)
     data = read(settings)
-    model, tokenizer = _load(settings, data)
-    model.train()
-    optimizers = _optimizers(model, settings)
+    tokenizer = load_tokenizer(str(copy)) if copy else make_tokenizer(settings, data)
+    model = load_policy(str(copy)) if copy else make_model(settings, tokenizer)
+    examples, notes = encode(data, settings, tokenizer) if data else (None, [])
+    for note in notes:
+        print(f"sft: {note}")
+    model.train().to("cuda" if torch.cuda.is_available() else "cpu")
+    optimizers = make_optimizers(model, settings)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    stream = _examples(settings, data, tokenizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    log: list[dict[str, Any]] = []
-    started, seen = time.perf_counter(), 0
-    loss_sum, learned_sum, real_sum, padded_sum = 0.0, 0, 0, 0  # since the last report
-    for step in range(settings.steps):
+    rows = fingerprint(examples)
+    done = restore(copy, optimizers, rows) if copy else Progress()
+    stream = demonstrations(settings, tokenizer) if examples is None else _in_epochs(examples, settings.seed)
+    stream = islice(stream, done.step * settings.batch_size, None)
+    started = time.perf_counter() - done.seconds
+    for step in range(done.step, settings.steps):
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate(step, settings)
-        examples = list(islice(stream, settings.batch_size))
-        learned = sum(example.learned for example in examples)
-        for batch in micro_batches(examples, settings.micro_batch_tokens, pad_id):
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast_bf16):
-                logits_BTV = model(input_ids=batch.input_ids, use_cache=False).logits
-            loss = functional.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum")
-            (loss / learned).backward()
-            loss_sum += float(loss.detach())
-            padded_sum += batch.labels.numel()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        learned_sum += learned
-        real_sum += sum(len(example.ids) - 1 for example in examples)
-        if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
-            seen += real_sum
-            seconds = time.perf_counter() - started
-            line = {
-                "step": step + 1,
-                "steps": settings.steps,
-                "loss": round(loss_sum / learned_sum, 4),  # nats per learned token
-                "grad_norm": round(float(norm), 3),
-                "padding_share": round(1 - real_sum / padded_sum, 3),
-                "tokens_per_second": round(seen / seconds),
-                "seconds": round(seconds, 1),
-            }
-            if not math.isfinite(line["loss"]):
-                raise UserError(f"sft: the loss is not finite at step {step + 1}; lower the learning rates")
-            log.append(line)
-            report(line)
-            loss_sum, learned_sum, real_sum, padded_sum = 0.0, 0, 0, 0
-        if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
-            save(model, tokenizer, _free(folder.with_name(f"{folder.name}-step{step + 1}")))
-    save(model, tokenizer, folder)
-    (folder / "sft_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        norm = _step(model, optimizers, list(islice(stream, settings.batch_size)), settings, tokenizer, done)
+        done.step, done.seconds = step + 1, time.perf_counter() - started
+        if done.step % settings.log_every == 0 or done.step == settings.steps:
+            _report(done, norm, settings, report)
+        if done.step % settings.save_every == 0 and done.step < settings.steps:
+            save_copy(model, tokenizer, folder, settings, optimizers, done, rows)
+    save(model, tokenizer, folder, settings, done.log)
+    drop_states(folder)
+
+
+def _step(
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    examples: Sequence[Example],
+    settings: SFTModel,
+    tokenizer: PreTrainedTokenizerBase,
+    done: Progress,
+) -> float:
+    """One optimizer step on the mean loss over all learned tokens; returns the gradient's norm before clipping."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    learned = sum(example.learned for example in examples)
+    for batch in micro_batches(list(examples), settings.micro_batch_tokens, pad_id):
+        input_ids, labels = batch.input_ids.to(model.device), batch.labels.to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.autocast_bf16):
+            logits_BTV = model(input_ids=input_ids, use_cache=False).logits
+        loss = functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+        (loss / learned).backward()
+        done.loss += float(loss.detach())
+        done.padded += labels.numel()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    done.learned += learned
+    done.real += sum(len(example.ids) - 1 for example in examples)
+    return float(norm)
+
+
+def _report(done: Progress, norm: float, settings: SFTModel, report: Report) -> None:
+    """Log and report a line about the steps since the last one. Raises UserError for a loss that is not finite."""
+    done.seen += done.real
+    line = {
+        "step": done.step,
+        "steps": settings.steps,
+        "loss": round(done.loss / done.learned, 4),  # nats per learned token
+        "grad_norm": round(norm, 3),
+        "padding_share": round(1 - done.real / done.padded, 3),
+        "tokens_per_second": round(done.seen / done.seconds),
+        "seconds": round(done.seconds, 1),
+    }
+    if not math.isfinite(line["loss"]):
+        raise UserError(f"sft: the loss is not finite at step {done.step}; lower the learning rates")
+    done.log.append(line)
+    report(line)
+    done.loss, done.learned, done.real, done.padded = 0.0, 0, 0, 0
 
 
 def _print(line: dict[str, Any]) -> None:
@@ -213,14 +174,42 @@ def _named(report: Report, name: str, line: dict[str, Any]) -> None:
     report({"model": name, **line})
 
 
-def run_sft(settings: SFTSettings, report: Report = _print) -> Path:
-    """Train every model of `settings` in turn, each into `output/<name>`, and return `output`.
+def starts(settings: SFTSettings, resume: bool) -> dict[str, Path | None]:
+    """The models that are to be trained, each with the copy that it goes on from; finished ones are not among them.
 
     Raises:
-        UserError: see `train_one`; a folder in use is found before anything is trained.
+        UserError: without `resume`, a folder in use; with it, nothing to go on from, or what other settings made.
     """
-    folders = {name: _free(settings.output / name) for name in settings.models}
+    folders = {name: settings.output / name for name in settings.models}
+    if not resume:
+        used = [path for folder in folders.values() for path in (folder, *copies(folder)) if path.exists()]
+        if used:
+            raise UserError(
+                f"sft: {used[0]} exists already; choose another output, move it away, or go on with --resume"
+            )
+        return dict.fromkeys(settings.models)
+    if not any(folder.exists() or copies(folder) for folder in folders.values()):
+        raise UserError(f"sft: {settings.output} holds nothing to resume; leave out --resume")
+    found: dict[str, Path | None] = {}
+    for name, folder in folders.items():
+        if folder.exists():
+            check_settings(folder, settings.models[name])
+        else:
+            found[name] = find_copy(folder, settings.models[name])
+    return found
+
+
+def run_sft(settings: SFTSettings, report: Report = _print, *, resume: bool = False) -> Path:
+    """Train every model of `settings` in turn, each into `output/<name>`, and return `output`.
+
+    Args:
+        resume: leave the finished ones and go on with the one that was stopped.
+
+    Raises:
+        UserError: see `train_one` and `starts`; a folder in use is found before anything is trained.
+    """
+    to_train = starts(settings, resume)
     settings.output.mkdir(parents=True, exist_ok=True)
-    for name, model in settings.models.items():
-        train_one(model, folders[name], partial(_named, report, name))
+    for name, copy in to_train.items():
+        train_one(settings.models[name], settings.output / name, partial(_named, report, name), copy)
     return settings.output

@@ -18,9 +18,10 @@ from cib_rl.countdown.problems import CountdownSettings, Problem, is_held_out
 from cib_rl.countdown.tokenizer import build_tokenizer
 from cib_rl.errors import UserError
 from cib_rl.recipe_io import load_recipe
-from cib_rl.trainers.sft import new_model, rate, run_sft
+from cib_rl.trainers.sft import run_sft
 from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, train_bpe
 from cib_rl.trainers.sft_encode import Encoder
+from cib_rl.trainers.sft_model import new_model, rate
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
 TINY = ModelShape(hidden_size=32, layers=1, heads=2, intermediate_size=48, max_positions=256)
@@ -238,7 +239,7 @@ def test_a_missing_file_or_model_is_an_error_that_names_it(tmp_path):
         run_sft(SFTSettings(output=tmp_path / "a", models={"m": tiny(data="nowhere.jsonl")}), silent)
     (tmp_path / "empty").mkdir()
     model = tiny(model=str(tmp_path / "empty"))
-    with pytest.raises(UserError, match=r"cannot load a model or tokenizer from .*empty"):
+    with pytest.raises(UserError, match=r"empty is no model folder"):
         run_sft(SFTSettings(output=tmp_path / "b", models={"m": model}), silent)
 
 
