@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,9 @@ SetOption = Annotated[
 
 def main() -> None:
     """Entry point of the `cib-rl` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or β, or a broken character in a completion
     app()
 
 

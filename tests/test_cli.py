@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import cib_rl
-from cib_rl.cli import app
+from cib_rl.cli import app, main
 from cib_rl.errors import UserError
+from tests.samples.files import word_rows, write_lines
 
 VERBS = [
     [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["rewards", "show"], ["rewards", "try"],
@@ -215,3 +217,37 @@ def test_python_use_is_as_short(monkeypatch):
     assert (recipe.seed, recipe.trainer.steps, recipe.rewards[1].weight) == (3, 20, 0.5)
     cib_rl.train(recipe, sets=["trainer.steps=21"], resume="somewhere")
     assert (seen["recipe"].trainer.steps, seen["recipe"].seed, str(seen["resume"])) == (21, 3, "somewhere")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rewards"],
+        ["rewards", "surprisal"],
+        ["rewards", "--full"],
+        ["rewards", "try", "kimi_length", "--on", "FILE", "--against", "none", "--allow", "answer_only"],
+        ["audit", "FILE", "--prior", "uniform"],
+        ["recipes", "show", "quickstart"],
+        ["audit", "no\u2009file"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_terminal_that_cannot_print_every_character_is_no_reason_to_stop(arguments, monkeypatch, tmp_path):
+    """Not even where a completion holds half a character, which no encoding can print."""
+    rows = [row | {"completion": row["completion"].replace("First", "Erst \ud83d \u2192")} for row in word_rows(3)]
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+    said, failed = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr(sys, "stderr", failed)
+    monkeypatch.setattr(sys, "argv", ["cib-rl", *(a.replace("FILE", str(file)) for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    for stream in (said, failed):
+        stream.flush()
+    shown, error = (stream.buffer.getvalue().decode("ascii") for stream in (said, failed))
+    if arguments[-1].startswith("no"):
+        assert end.value.code == 2 and error == "error: no file or folder no?file\n"
+    else:
+        assert not end.value.code, error
+        assert len(shown) > 200

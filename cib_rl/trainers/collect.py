@@ -25,6 +25,10 @@ from cib_rl.trajectory import Trajectory
 Gather = Callable[[Any], list[Any]]
 
 
+class NothingToLearn(UserError):
+    """No token of a window is in the loss, on any process."""
+
+
 @dataclass
 class Window:
     """One process's share of a window: whole groups, adjacent, with their scores.
@@ -86,8 +90,8 @@ class Collector:
         the next draw until `filter.max_extra_groups` × groups replacements were tried; what is still missing then keeps
         its flat group with `in_loss` False.
 
-        Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it, UserError
-        when none of them has a token left to learn from.
+        Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it,
+        NothingToLearn when none of them has a token in the loss.
         """
         seconds = {"rollout": 0.0, "reward": 0.0}
         played: list[Scores] = []
@@ -154,7 +158,7 @@ class Collector:
             return
         errors = "; ".join(list(dict.fromkeys(e for t, _ in rows for e in t.errors))[:3])
         masked = " (masked: trainer.mask_truncated)" if self.mask_truncated else ""
-        raise UserError(
+        raise NothingToLearn(
             f"nothing to learn from in this window: {total['all right']} groups all right, {total['all wrong']} all "
             f"wrong; of {total['completions']} completions {total['failed']} failed, {total['cut off']} were cut off"
             f"{masked}" + (f" ({errors})" if errors else "") + "; use easier or harder tasks, a larger group, a longer "

@@ -35,7 +35,7 @@ from cib_rl.run_folder import RunFolder
 from cib_rl.trainers.batch import Batch, pad_tokens, pad_window, split_window, take, unpad_tokens
 from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
-from cib_rl.trainers.collect import Collector, Window
+from cib_rl.trainers.collect import Collector, NothingToLearn, Window
 from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.updates import UpdatesMixin
@@ -130,7 +130,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
         # transformers makes a new state when training starts; the one at hand before stays at step 0.
         self.collector.suite.context.trainer_state = self.state
         started = time.perf_counter()
-        with self.engine_in_use(), self._kept_when_a_reward_fails():
+        with self.engine_in_use(), self._kept_when_a_window_fails():
             synced = time.perf_counter()
             window = self.collector.collect(groups)
         window.seconds["sync"] = synced - started
@@ -187,19 +187,24 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
         return advantages
 
     @contextmanager
-    def _kept_when_a_reward_fails(self) -> Iterator[None]:
-        """Saves the training up to here before a failing reward stops it; resumed, the window is drawn once more."""
+    def _kept_when_a_window_fails(self) -> Iterator[None]:
+        """Saves the training up to here before a window that cannot be made stops it: a reward fails or does what it
+        must not, nothing is left to learn from. Resumed, the window is drawn once more.
+
+        Of several processes all must save, so there only for what all of them raise alike.
+        """
         cursor, rewards = self.collector.stream.cursor, copy.deepcopy(self.collector.suite.state_dict())
         try:
             yield
-        except RewardFailure as error:
-            if self.state.global_step == 0:  # nothing is learnt yet
+        except UserError as error:
+            agreed = self.accelerator.num_processes == 1 or isinstance(error, RewardFailure | NothingToLearn)
+            if not agreed or self.state.global_step == 0:  # at step 0 nothing is learnt yet
                 raise
             self.collector.stream.cursor = cursor
             self.collector.suite.load_state_dict(rewards)
             self._save_checkpoint(self.model_wrapped, None)
             folder = self.run_folder.path
-            raise RewardFailure(f"{error}. Mend it and go on: cib-rl train --resume {folder}") from error
+            raise type(error)(f"{error}. Mend it and go on: cib-rl train --resume {folder}") from error
 
     @contextmanager
     def engine_in_use(self) -> Iterator[None]:
@@ -223,7 +228,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                 f"warning: {cut:.0%} of this window's completions were cut off by a limit; raise "
                 "environment.max_completion_length, or the reward will mostly be that of unfinished answers"
             )
-        failed = [error for t in window.trajectories if t.failed for error in t.errors[:1]]
+        failed = [f"{e} (row {t.task.get('id')!r})" for t in window.trajectories if t.failed for e in t.errors[:1]]
         if failed:
             self.accelerator.print(
                 f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "

@@ -94,6 +94,18 @@ def test_a_price_that_stays_at_its_bound_without_effect_is_warned_of_once():
 
 
 @pytest.mark.parametrize(
+    ("windows", "when"),
+    [
+        ([100.0 - 2 * i for i in range(15)] + [72.0] * 20, 23),  # the last ten count, whatever was reached before
+        ([100.0 - 0.05 * i for i in range(15)], 9),  # nearer by half a point: nothing but noise
+    ],
+)
+def test_progress_that_has_ended_or_is_too_small_is_none(windows, when):
+    said = _said(_budget(tokens="-50%", smoothing=0.0), windows)
+    assert [i for i, text in enumerate(said) if text] == [when]
+
+
+@pytest.mark.parametrize(
     ("section", "windows"),
     [
         ({"tokens": "-50%"}, [100.0 - i for i in range(25)]),  # on its way

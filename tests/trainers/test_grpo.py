@@ -308,7 +308,10 @@ def test_failed_completions_leave_baseline_and_loss_and_are_told_of(tmp_path, ti
     assert set(failed.tracks["advantage"]) == {0.0}
     assert sum(t.tracks["advantage"][0] for t in others) == pytest.approx(0, abs=1e-5)
     assert trainer.run_folder.read_metrics()[0]["error_share"] == pytest.approx(1 / 8)
-    assert "1 of 8 completions failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "1 of 8 completions failed" in said and f"the first: engine: engine lost it (row {failed.task['id']!r})" in said
+    )
 
 
 def test_trl_reads_from_a_batch_what_we_think_it_reads():

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from cib_rl.errors import UserError
-from cib_rl.plugin import RewardFailure
 from cib_rl.recipe_io import load_recipe
 from cib_rl.trainers import run
 from cib_rl.trainers.checkpoint import find_checkpoint, verify_checkpoint
@@ -138,7 +137,7 @@ class Counts:
     def __call__(self, trajectories):
         self.calls += 1
         if self.calls > 2 and Path({down!r}).exists():
-            raise RuntimeError("the grader is down")
+            {mistake}
         return [float(t.num_tokens % 2 == 0) + 0.01 * self.calls * t.num_tokens for t in trajectories]
 
     def state_dict(self):
@@ -149,11 +148,25 @@ class Counts:
 """
 
 
-def test_a_failing_reward_stops_the_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, tiny_model_dir, monkeypatch):
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ('raise RuntimeError("the grader is down")', "the grader is down"),
+        ('trajectories[0].answer = "x"', "'counts' changed `answer`"),
+        ("return [1.0] * len(trajectories)", "nothing to learn from in this window"),
+    ],
+    ids=["fails", "changes what it is given", "tells nothing"],
+)
+def test_a_window_that_cannot_be_made_stops_the_run_with_a_checkpoint_from_which_it_goes_on(
+    mistake, words, tmp_path, tiny_model_dir, monkeypatch
+):
     monkeypatch.setattr(run, "make_engine", lambda *_: RandomEngine())
     down = tmp_path / "down"
-    (tmp_path / "counts.py").write_text(COUNTS.format(down=str(down)))
-    changes = {"trainer.steps": 4, "deterministic": True, "rewards": [{"name": str(tmp_path / "counts.py")}]}
+    (tmp_path / "counts.py").write_text(COUNTS.format(down=str(down), mistake=mistake))
+    changes = {
+        "trainer.steps": 4, "deterministic": True, "rewards": [{"name": str(tmp_path / "counts.py")}],
+        "trainer.filter.zero_variance": "outcome", "trainer.filter.max_extra_groups": 0,
+    }  # fmt: skip
 
     def recipe(name):
         (tmp_path / name).mkdir()
@@ -163,7 +176,7 @@ def test_a_failing_reward_stops_the_run_with_a_checkpoint_from_which_it_goes_on(
     down.touch()
     stopped = recipe("stopped")
     folder = tmp_path / "stopped" / "runs" / "run"
-    with pytest.raises(RewardFailure, match=r"the grader is down.*--resume") as failure:
+    with pytest.raises(UserError, match=rf"{words}.*--resume") as failure:
         run.train(stopped, progress=False)
     assert str(folder) in str(failure.value) and find_checkpoint(folder).name == "step-000002"
     down.unlink()
