@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import socket
 
 import pytest
 import torch
@@ -149,4 +150,14 @@ def test_a_search_that_cannot_work_is_refused_before_training(place, tmp_path, e
     recipe = _recipe(place, tmp_path / "run", environment={"name": "search", "max_completion_length": 300, **own})
     with pytest.raises(UserError, match=says):
         _weights(recipe)
+    assert not (tmp_path / "run" / "runs" / "run").exists()
+
+
+def test_a_retriever_that_takes_connections_and_never_answers_is_refused_before_training(place, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        retriever = {"name": "remote", "url": url, "attempt_timeout": 0.3}
+        environment = {"name": "search", "max_completion_length": 300, "retriever": retriever}
+        with pytest.raises(UserError, match=rf"retriever.url: {url}/retrieve: no answer within 0.3 s; start one with"):
+            _weights(_recipe(place, tmp_path / "run", environment=environment))
     assert not (tmp_path / "run" / "runs" / "run").exists()
