@@ -111,7 +111,7 @@ class UpdatesMixin:
             self._metrics["train"]["nonfinite_gradients"].append(1.0)  # type: ignore[attr-defined]
             self.accelerator.print("warning: the policy's gradient was not finite in this step; the step is left out")
         self._overflows = 0 if finite else self._overflows + 1
-        if self._skipping or not finite:
+        if (self._skipping or not finite) and not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)
         return norm
 
