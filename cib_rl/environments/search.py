@@ -220,7 +220,8 @@ class Search:
 
 
 def _noted(document: Document) -> dict[str, Any]:
-    return {"id": visible(document.id), "title": visible(document.title), "score": document.score}
+    noted = {"id": visible(document.id), "title": visible(document.title), "score": document.score}
+    return noted if document.url is None else noted | {"url": visible(document.url)}
 
 
 def _dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
