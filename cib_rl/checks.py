@@ -74,11 +74,13 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
         found.run("critic.model", lambda: _critic(recipe, base, found, tokenizer))
     rows: list[dict[str, Any]] = []
     found.run("task", lambda: _task(recipe.task, base, rows))
-    if tokenizer:
-        found.run("environment", lambda: _environment(recipe, base, tokenizer[0], rows, found))
+    environment: list[Any] = []
+    found.run("environment", lambda: _environment(recipe, base, next(iter(tokenizer), None), rows, environment, found))
     held_out: list[dict[str, Any]] = []
     if recipe.evaluation:
-        found.run("evaluation.task", lambda: _evaluation(recipe, base, tokenizer, held_out, found))
+        found.run("evaluation.task", lambda: _evaluation(recipe, base, environment, held_out, found))
+    for made in environment:
+        getattr(made, "close", lambda: None)()
     known = Known(recipe, base, next(iter(tokenizer), None), rows, held_out)
     for section in recipe.rewards:
         label = section.label or section.name
@@ -204,9 +206,9 @@ def _remote(section: TaskSection, base: Path) -> str | None:
 
 
 def _evaluation(
-    recipe: Recipe, base: Path, tokenizer: list[Any], out: list[dict[str, Any]], found: Findings
+    recipe: Recipe, base: Path, environment: list[Any], out: list[dict[str, Any]], found: Findings
 ) -> tuple[Status, str]:
-    """Load the held-out rows, and encode prompts where the environment can."""
+    """Load the held-out rows, and make prompts where the environment can."""
     from cib_rl.evals.runner import evaluation_rows
     from cib_rl.preflight import check_prompts
 
@@ -214,23 +216,32 @@ def _evaluation(
     if task and (remote := _remote(task, base)):
         return "unchecked", remote
     out.extend(evaluation_rows(recipe, base))
-    if tokenizer and not found.failed("environment"):
-        check_prompts(recipe, out, tokenizer[0], evaluation=True)
+    if environment and not found.failed("environment"):
+        check_prompts(environment[0], out, evaluation=True)
     return "ok", f"{len(out):,} rows"
 
 
 def _environment(
-    recipe: Recipe, base: Path, tokenizer: Any, rows: list[dict[str, Any]], found: Findings
+    recipe: Recipe,
+    base: Path,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    out: list[Any],
+    found: Findings,
 ) -> tuple[Status, str]:
-    """Build the environment and encode prompts: a missing chat template shows here."""
-    from cib_rl.environments.base import encode_prompt, make_environment
+    """Build the environment and make prompts: a missing chat template shows here. Without tokenizer check its keys."""
+    from cib_rl.environments.base import check_section, make_environment
 
-    make_environment(recipe.environment, tokenizer, base)
     limit = recipe.environment.max_completion_length
-    if not rows:
+    if tokenizer is None:
+        check_section(recipe.environment)
+        return "unchecked", f"up to {limit:,} tokens per completion; not made without the tokenizer"
+    made = make_environment(recipe.environment, tokenizer, base)
+    out.append(made)
+    prompt = getattr(made, "prompt", None)
+    if not rows or prompt is None:
         return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"
-    lengths = [len(encode_prompt(row["prompt"], recipe.environment, tokenizer)) for row in rows[:_PROMPTS_READ]]
-    found.prompt = max(lengths)
+    found.prompt = max(len(prompt(row)) for row in rows[:_PROMPTS_READ])
     room = recipe.engine.max_model_len or (found.policy.max_positions if found.policy else 0)
     detail = f"prompts of up to {found.prompt:,} tokens, completions of up to {limit:,}"
     if room and found.prompt >= room:

@@ -89,6 +89,9 @@ def _top(
 
 @app.command()
 def quickstart(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Another recipe that evaluates before and after, e.g. search/tiny.")
+    ] = "quickstart",
     sets: SetOption = None,
     output: Annotated[Path, typer.Option(help="Folder in which the run folder is made.")] = Path("runs"),
 ) -> None:
@@ -99,7 +102,7 @@ def quickstart(
     from cib_rl.quickstart import quickstart as run
     from cib_rl.recipe_io import load_recipe
 
-    run(load_recipe("quickstart", [f"output={str(output)!r}", *(sets or [])]))
+    run(load_recipe(recipe, [f"output={str(output)!r}", *(sets or [])]))
 
 
 @app.command()

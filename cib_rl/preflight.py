@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cib_rl.environments.base import encode_prompt
 from cib_rl.errors import UserError
 from cib_rl.evals.scoring import require_outcome
 from cib_rl.grading.selfcheck import Report, check_recipe_golds
@@ -58,15 +57,15 @@ def check_budget(recipe: Recipe, roles: Sequence[Role]) -> str | None:
     return steered(recipe.budget, roles).label if recipe.budget else None
 
 
-def check_prompts(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, evaluation: bool = False) -> None:
-    """Encode one prompt of each kind: enough to see that a chat template is missing.
+def check_prompts(environment: Any, rows: Sequence[Row], *, evaluation: bool = False) -> None:
+    """Make one prompt of each kind, texts and messages: enough to see that a chat template is missing.
 
-    Environments of one's own make their prompts themselves. Raises UserError.
+    An environment of one's own need not be able to. Raises UserError.
     """
-    if recipe.environment.name == "single_turn":
+    if make := getattr(environment, "prompt", None):
         with naming(evaluation):
             for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
-                encode_prompt(row["prompt"], recipe.environment, tokenizer)
+                make(row)
 
 
 def check_rows(recipe: Recipe, rows: Sequence[Row], suite: RewardSuite, *, evaluation: bool = False) -> list[Report]:

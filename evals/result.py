@@ -40,8 +40,8 @@ class Sample:
     turns: int
     seed: int
     error: str | None = None  # what went wrong, where outcome is "error"
-    kind: str | None = None  # of the question, where the evaluation tells kinds apart
     numbers: dict[str, float] = field(default_factory=dict)
+    kind: str | None = None  # of the question, where the evaluation tells kinds apart
 
 
 @dataclass

@@ -71,7 +71,9 @@ class InForage:
         """Raises PluginError where no row has evidence, or some have another thing than a list."""
         for row in rows:
             if not isinstance(row.get(self.evidence), (list, str, type(None))):
-                raise PluginError(f"inforage: row {row.get('id')!r}: {self.evidence} must be its {self.by}, or a list of them")
+                raise PluginError(
+                    f"inforage: row {row.get('id')!r}: {self.evidence} must be its {self.by}, or a list of them"
+                )
         if not any(row.get(self.evidence) for row in rows):
             raise PluginError(f"inforage: no task row has evidence in the column {self.evidence!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,10 +35,11 @@ class ParallelSearch:
     Wrong answers: r_d and r_s are paid whether or not the answer is right, so a wrong answer with the right searches
     can outrank a right one with many: at n = 4 on a parallel question r_s is −1.05.
 
-    A search is decomposed when it holds several queries. That is easily had with paraphrases, so two keys, off by
-    default as in the paper, ask for more: queries count once where they share too many of their words
-    (`max_word_overlap`) or brought back too many of the same documents (`max_document_overlap`), both as |A ∩ B| /
-    |A ∪ B| (ours). Empty queries and those asked before are no queries here (the code counts the delimiter alone).
+    A search is decomposed when it holds several queries. That is easily had with paraphrases and with queries about
+    nothing, so three keys (ours), off by default as in the paper, ask for more: queries count once where they share too
+    many of their words (`max_word_overlap`) or brought back too many of the same documents (`max_document_overlap`; one
+    that brought none does not count), both as |A ∩ B| / |A ∪ B|; and only with a word of the question of their own
+    (`anchored`). Empty queries and those asked before are no queries here (the code counts the delimiter alone).
 
     Attaches the diagnostics `parallel_search_decomposed` and `parallel_search_count`.
 
@@ -48,6 +50,8 @@ class ParallelSearch:
         lambda_d, alpha, lambda_s, lambda_f: λ_d, α, λ_s, λ_f.
         form: `paper` or `code`.
         max_word_overlap, max_document_overlap: from which overlap on two queries count as one; 1: only where equal.
+        anchored: a query counts only if it holds a word of the question (a number, or four letters or more) that no
+            query before it holds. The question is the row's prompt, or its last message.
         information, search: the tags of the documents' block and of a search (`tool_call`: see `format`).
     """
 
@@ -64,13 +68,14 @@ class ParallelSearch:
         form: Literal["paper", "code"] = "paper",
         max_word_overlap: Share | None = None,
         max_document_overlap: Share | None = None,
+        anchored: bool = False,
         information: str = "information",
         search: str = "search",
         context: RewardContext,
     ) -> None:
         self.labels, self.parallel, self.single = labels, set(parallel), set(single)
         self.lambda_d, self.alpha, self.lambda_s, self.lambda_f = lambda_d, alpha, lambda_s, lambda_f
-        self.form, self.overlaps = form, (max_word_overlap, max_document_overlap)
+        self.form, self.overlaps, self.anchored = form, (max_word_overlap, max_document_overlap), anchored
         self.format = Format(information=information, search=search, context=context)
         self.labeller: Any = find_reward(labels, Path(context.base_dir)) if ":" in labels else None
 
@@ -92,7 +97,8 @@ class ParallelSearch:
             return None
         searches = [turn for turn in trajectory.turns if turn.searched]
         judged = searches[:1] if self.form == "code" else searches
-        decomposed = any(distinct_queries(turn, *self.overlaps) > 1 for turn in judged)
+        question = _question(trajectory.task) if self.anchored else None
+        decomposed = any(distinct_queries(turn, *self.overlaps, question) > 1 for turn in judged)
         trajectory.diagnostics["parallel_search_decomposed"] = float(decomposed)
         trajectory.diagnostics["parallel_search_count"] = float(len(searches))
         return (
@@ -123,17 +129,39 @@ class ParallelSearch:
         return self.lambda_f if well_formed else 0.0
 
 
-def distinct_queries(turn: Turn, max_word_overlap: float | None, max_document_overlap: float | None) -> int:
-    """How many queries of a search are not near to one before them."""
+def _question(row: Mapping[str, Any]) -> str:
+    prompt = row["prompt"]
+    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
+
+
+def distinct_queries(
+    turn: Turn,
+    max_word_overlap: float | None,
+    max_document_overlap: float | None,
+    question: str | None = None,
+) -> int:
+    """How many queries of a search are not near to one before them, and, given the question, are about a part of it."""
     kept: list[tuple[set[str], set[str]]] = []
-    documents = [{d["id"] for d in some} for some in turn.documents] or [set()] * len(turn.queries)
-    for query, ids in zip(turn.queries, documents, strict=True):
+    asked = _words(question or "")
+    brought = [{d["id"] for d in some} for some in turn.documents]
+    for query, ids in zip(turn.queries, brought or [set()] * len(turn.queries), strict=True):
         words = set(query.casefold().split())
+        if max_document_overlap is not None and brought and not ids:
+            continue
+        if question is not None:
+            own = _words(query) & asked
+            asked -= own
+            if not own:
+                continue
         if not any(
             _near(words, other, max_word_overlap) or _near(ids, others, max_document_overlap) for other, others in kept
         ):
             kept.append((words, ids))
     return len(kept)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3 or any(map(str.isdigit, word))}
 
 
 def _near(one: set[str], other: set[str], limit: float | None) -> bool:

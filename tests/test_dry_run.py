@@ -268,7 +268,8 @@ def test_what_would_be_downloaded_is_unchecked(recipe_file):
     found = check_recipe(load_recipe(recipe_file, sets))
     assert found.passed
     states = {check.name: check.status for check in found.checks}
-    assert {name for name, status in states.items() if status == "unchecked"} == {"model", "tokenizer", "task", "golds"}
+    unchecked = {name for name, status in states.items() if status == "unchecked"}
+    assert unchecked == {"model", "tokenizer", "task", "environment", "golds"}
     assert found.policy.parameters == 7e9
 
 

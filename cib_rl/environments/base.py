@@ -58,9 +58,10 @@ class Environment(Protocol):
     `section.kwargs` holds the recipe's keys that are no fields of the section: check them in the constructor and raise
     UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
     (`record_generation` writes all three); text, answer, group and member are filled in by the rollout. An exception
-    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Two methods
-    may be there: `check()`, called once before training, raises UserError where episodes could not run (a server that
-    does not answer, say), and `close()` is called at the end.
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Three methods
+    may be there: `prompt(task)` gives the token ids that an episode begins with, and raises UserError for a task that
+    cannot be asked; it is asked for before training. `check()`, called once before training, raises UserError where
+    episodes could not run (a server that does not answer, say), and `close()` is called at the end.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...
@@ -136,6 +137,19 @@ def with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, A
     return [{**m, "content": m["content"] + suffix} if i == last else m for i, m in enumerate(messages)]
 
 
+def check_section(section: EnvironmentSection) -> None:
+    """What can be said of the recipe's section without a tokenizer. Raises UserError for keys that are wrong."""
+    finder(section.answer)  # an unknown style is refused here, not after the first rollout
+    if section.name == "single_turn" and section.kwargs:
+        near = ", ".join(f"`{key}`" for key in section.kwargs)
+        known = ", ".join(EnvironmentSection.model_fields)
+        raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
+    if section.name == "search":
+        from cib_rl.environments.search import read_keys
+
+        read_keys(section.kwargs)
+
+
 def make_environment(
     section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path | None = None
 ) -> Environment:
@@ -145,12 +159,8 @@ def make_environment(
     """
     from cib_rl.environments.single_turn import SingleTurn
 
-    finder(section.answer)  # an unknown style is refused here, not after the first rollout
+    check_section(section)
     if section.name == "single_turn":
-        if section.kwargs:
-            near = ", ".join(f"`{key}`" for key in section.kwargs)
-            known = ", ".join(EnvironmentSection.model_fields)
-            raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
         return SingleTurn(section, tokenizer)
     if section.name == "search":
         from cib_rl.environments.search import make_search

@@ -49,7 +49,7 @@ class SearchKeys(BaseModel):
     eos_ends: bool = Field(False, description="an end of sequence without an action ends the episode")
     concurrency: int = Field(64, ge=1, description="searches under way at once, over all episodes")
     query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query")
-    retries: int = Field(2, ge=0, description="further tries of a query that failed")
+    retries: int = Field(2, ge=0, description="further tries of a query that failed; remote: 0, it has its own")
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
     protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
@@ -76,10 +76,14 @@ class Search:
         self.protocol = self.dialogue.protocol
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
 
+    def prompt(self, task: Mapping[str, Any]) -> list[int]:
+        """Token ids of the prompt. Raises UserError for tasks that cannot be asked."""
+        return self.dialogue.prompt(task)
+
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory:
         """One episode."""
         trajectory = Trajectory(task=task, group=0)
-        segment = Segment(self.dialogue.prompt(task))
+        segment = Segment(self.prompt(task))
         trajectory.segments.append(segment)
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
         asked: set[str] = set()
@@ -220,7 +224,8 @@ class Search:
 
 
 def _noted(document: Document) -> dict[str, Any]:
-    return {"id": visible(document.id), "title": visible(document.title), "score": document.score}
+    noted = {"id": visible(document.id), "title": visible(document.title), "score": document.score}
+    return noted if document.url is None else noted | {"url": visible(document.url)}
 
 
 def _dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
@@ -248,5 +253,7 @@ def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase,
     keys = read_keys(section.kwargs)
     if not isinstance(keys.retriever.get("name"), str):
         raise UserError("environment.retriever.name is missing: bm25, remote, or package.module:Class")
+    if keys.retriever["name"] == "remote" and "retries" not in keys.model_fields_set:
+        keys = keys.model_copy(update={"retries": 0})  # the client tries again itself
     rest = {key: value for key, value in keys.retriever.items() if key != "name"}
     return Search(section, tokenizer, make_retriever(keys.retriever["name"], rest, base_dir), keys)

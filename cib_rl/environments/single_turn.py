@@ -20,9 +20,13 @@ class SingleTurn:
         self.tokenizer = tokenizer
         self.max_tokens = min(section.max_completion_length, section.max_turn_length or section.max_completion_length)
 
+    def prompt(self, task: Mapping[str, Any]) -> list[int]:
+        """Token ids of the prompt."""
+        return encode_prompt(task["prompt"], self.section, self.tokenizer)
+
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory:
         trajectory = Trajectory(task=task, group=0)
-        trajectory.segments.append(Segment(encode_prompt(task["prompt"], self.section, self.tokenizer)))
+        trajectory.segments.append(Segment(self.prompt(task)))
         generation = await engine.generate(
             trajectory.segments[0].prompt_ids, max_tokens=self.max_tokens, stop=self.section.stop
         )

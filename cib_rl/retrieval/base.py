@@ -12,12 +12,13 @@ Reason = Literal["refused", "timeout", "status", "not_json", "wrong_shape", "too
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One passage. `score` is the retriever's own, higher is better; None where it tells none."""
+    """One passage. `score` is the retriever's own, higher is better; None where it tells none, as `url`."""
 
     id: str
     title: str
     text: str
     score: float | None = None
+    url: str | None = None
 
     @property
     def contents(self) -> str:

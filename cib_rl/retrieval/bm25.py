@@ -84,7 +84,7 @@ class BM25Retriever(LocalRetriever):
         corpus, index = base_dir / Path(settings.corpus).expanduser(), Path(self._built.name) / "index"
         if settings.corpus == "fiction":
             corpus = make_world(0).write(Path(self._built.name) / "corpus.jsonl")
-        build_index(corpus, index, progress=RunProgress(Console(quiet=True)))
+        build_index(corpus, index, progress=RunProgress(Console(quiet=True, emoji=False)))
         return index
 
     async def close(self) -> None:

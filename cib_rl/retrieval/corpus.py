@@ -1,4 +1,4 @@
-"""Reads a corpus: JSON Lines, one passage a row, `id, title, text` or Search-R1's `id, contents`."""
+"""Reads a corpus: JSON Lines, one passage a row, `id, title, text` or Search-R1's `id, contents`; and `url`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def _parse(content: bytes) -> Document | str:
         f"{name}{title}{text}".encode()
     except UnicodeEncodeError:
         return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-    return Document(str(name), title, text)
+    url = row.get("url")
+    if not isinstance(url, str | None):
+        return "`url` must be a text"
+    return Document(str(name), title, text, url=url)
 
 
 def _keys(row: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ class DocumentWriter:
 
     def append(self, document: Document) -> None:
         row = {"id": document.id, "title": document.title, "text": document.text}
+        row |= {} if document.url is None else {"url": document.url}
         written = self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._offsets.append(self._offsets[-1] + written)
 
@@ -51,7 +52,7 @@ class DocumentStore:
     def get(self, number: int, score: float | None = None) -> Document:
         """Document `number` (from 0) with `score`."""
         row, _ = _parse(self._map[self._offsets[number] : self._offsets[number + 1]].decode())
-        return Document(row["id"], row["title"], row["text"], score)
+        return Document(row["id"], row["title"], row["text"], score, row.get("url"))
 
     def close(self) -> None:
         self._map.close()

@@ -19,6 +19,7 @@ def to_wire(results: Sequence[Sequence[Document]], *, scores: bool) -> dict[str,
 
 def _entry(document: Document, scores: bool) -> dict[str, Any]:
     own = {"id": document.id, "contents": document.contents}
+    own |= {} if document.url is None else {"url": document.url}
     return {"document": own, "score": document.score} if scores else own
 
 
@@ -39,9 +40,9 @@ def from_wire(answer: Any, queries: int, k: int) -> list[list[Document]]:
 
 
 def _document(entry: Any) -> Document:
-    score = None
+    score = outer = None
     if isinstance(entry, dict) and "document" in entry:
-        score, entry = entry.get("score"), entry["document"]
+        score, outer, entry = entry.get("score"), entry.get("url"), entry["document"]
     if isinstance(entry, str):
         entry = {"contents": entry}
     if not isinstance(entry, dict):
@@ -55,4 +56,11 @@ def _document(entry: Any) -> Document:
     if not isinstance(text, str):
         raise RetrievalError("wrong_shape", 'a document has neither "contents" nor "text"')
     name = entry.get("id", "")
-    return Document(str(name), title if isinstance(title, str) else "", text, None if score is None else float(score))
+    url = entry.get("url", outer)
+    return Document(
+        str(name),
+        title if isinstance(title, str) else "",
+        text,
+        None if score is None else float(score),
+        url if isinstance(url, str) else None,
+    )

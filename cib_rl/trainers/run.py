@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
 from cib_rl.credit.assign import Credit
-from cib_rl.engines.base import Engine, Sampling
+from cib_rl.engines.base import Sampling
 from cib_rl.engines.factory import make_engine
 from cib_rl.environments.base import make_environment
 from cib_rl.errors import UserError
@@ -74,11 +74,11 @@ def train(
     shown = RunProgress() if progress and os.environ.get("RANK", "0") == "0" else None
     with (
         prepare(recipe, base_dir=base_dir, checkpoint=checkpoint, callbacks=callbacks, progress=shown) as trainer,
-        ExitStack() as closing,
+        ExitStack() as bars,
     ):
         if shown is not None:
             bar = ProgressCallback(shown)
-            closing.callback(bar.close)
+            bars.callback(bar.close)
             trainer.add_callback(bar)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return trainer.run_folder.path
@@ -119,38 +119,36 @@ def prepare(
         deterministic=recipe.deterministic,
         max_completion_length=recipe.environment.max_completion_length,
     )
-    environment = make_environment(recipe.environment, tokenizer, base_dir)
-    credit = Credit(recipe.credit, context)
-    check_budget(recipe, check_outcomes(recipe, base_dir))
-    check_prompts(recipe, rows, tokenizer)
-    check_prompts(recipe, held_out, tokenizer, evaluation=True)
-    if state.is_main_process and not _launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
-        logger.warning(lost)
-    if checkpoint is not None:
-        check_processes(checkpoint, state.num_processes)
-    elif state.is_main_process:
-        output = base_dir / recipe.output
-        require_free(output / recipe.run_name) if recipe.run_name else require_folder(output)
-    with unsharded():  # a reward's model, e.g. the prior
-        suite = RewardSuite(recipe.rewards, context, recipe.success)
-    engine: Engine | None = None
-    merged = ExitStack()
-    try:
-        merged.callback(getattr(environment, "close", _nothing))
+    with ExitStack() as opened:  # closed in the opposite order, whatever fails
+        environment = make_environment(recipe.environment, tokenizer, base_dir)
+        opened.callback(getattr(environment, "close", _nothing))
+        credit = Credit(recipe.credit, context)
+        check_budget(recipe, check_outcomes(recipe, base_dir))
+        check_prompts(environment, rows)
+        check_prompts(environment, held_out, evaluation=True)
+        if state.is_main_process and not _launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
+            logger.warning(lost)
+        if checkpoint is not None:
+            check_processes(checkpoint, state.num_processes)
+        elif state.is_main_process:
+            output = base_dir / recipe.output
+            require_free(output / recipe.run_name) if recipe.run_name else require_folder(output)
+        with unsharded():  # a reward's model, e.g. the prior
+            suite = opened.enter_context(closing(RewardSuite(recipe.rewards, context, recipe.success)))
         getattr(environment, "check", _nothing)()
         reports = check_rows(recipe, rows, suite)
         check_rows(recipe, held_out, suite, evaluation=True)
         # What the recipe lets pass is not trained on: most completions could not be graded against such a gold.
         ungradable = {bad.index for report in reports for bad in report.ungradable}
         rows = [row for index, row in enumerate(rows) if index not in ungradable]
-        plain = merged.enter_context(_plain_model(recipe, reference))
+        plain = opened.enter_context(_plain_model(recipe, reference))
         model = _make_policy(recipe, reference)
         if recipe.lora is None:
             model.config._name_or_path = plain  # TRL loads the reference model from there
         make: Callable[..., GRPOTrainer] = GRPOTrainer
         if recipe.critic is not None:
             make = partial(PPOTrainer, critic_model=_make_critic(recipe, plain, base_dir, tokenizer))
-        engine = make_engine(recipe, plain, model, tokenizer)
+        engine = opened.enter_context(closing(make_engine(recipe, plain, model, tokenizer)))
         # Only now: what fails before leaves no folder behind.
         folder = _open_folder(recipe, base_dir, checkpoint, state, progress)
         arguments.output_dir = str(folder.path)
@@ -183,11 +181,6 @@ def prepare(
         if checkpoint is not None:
             trainer.restore(checkpoint)
         yield trainer
-    finally:
-        if engine is not None:
-            engine.close()
-        suite.close()
-        merged.close()
 
 
 def _open_folder(

@@ -25,6 +25,7 @@ def search_row(trajectory: Trajectory) -> dict[str, Any]:
 def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Means over all searches, queries or turns of the episodes; empty where none of them searched.
 
+    * `search/turns`: turns per episode, the answer's among them.
     * `search/queries`: queries carried out per search; `search/decomposition`: share of the searches with several.
     * `search/valid`: share of the searches with a query to carry out; `search/valid_actions`: share of the turns that
       searched or answered.
@@ -39,6 +40,7 @@ def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     middle, late = np.quantile(seconds[queries > 0], [0.5, 0.95]) if asked else (np.nan, np.nan)
     asked = asked or np.nan  # shares of nothing
     return {
+        "search/turns": turns / len(rows),
         "search/queries": float(queries.mean()),
         "search/decomposition": float((queries > 1).mean()),
         "search/valid": float((queries > 0).mean()),

@@ -10,7 +10,9 @@ import socket
 import pytest
 import torch
 
+from cib_rl.checks import check_recipe
 from cib_rl.engines.base import Engine, Generation
+from cib_rl.environments.search_protocol import Protocol
 from cib_rl.errors import UserError
 from cib_rl.retrieval.build import build_index
 from cib_rl.run_folder import RunFolder
@@ -161,3 +163,32 @@ def test_a_retriever_that_takes_connections_and_never_answers_is_refused_before_
         with pytest.raises(UserError, match=rf"retriever.url: {url}/retrieve: no answer within 0.3 s; start one with"):
             _weights(_recipe(place, tmp_path / "run", environment=environment))
     assert not (tmp_path / "run" / "runs" / "run").exists()
+
+
+def test_prompts_that_cannot_be_asked_are_refused_before_training(place, tmp_path):
+    recipe = _recipe(place, tmp_path / "run")
+    rows = (tmp_path / "run" / "tasks.jsonl").read_text().splitlines()
+    rows[2] = json.dumps(json.loads(rows[2]) | {"prompt": [{"role": "user", "content": "Where?"}]})
+    (tmp_path / "run" / "tasks.jsonl").write_text("\n".join(rows) + "\n")
+    with pytest.raises(UserError, match="must be the question as text, not messages"):
+        _weights(recipe)
+    assert not (tmp_path / "run" / "runs" / "run").exists()
+
+
+def test_the_retriever_is_closed_where_a_run_is_refused(place, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr("cib_rl.environments.search.Search.close", lambda self: closed.append(self))
+    recipe = _recipe(place, tmp_path / "run", rewards=[{"name": "parallel_search"}])  # no outcome
+    with pytest.raises(UserError, match="outcome"):
+        _weights(recipe)
+    assert len(closed) == 1
+
+
+def test_the_dry_run_counts_the_prompt_with_its_template_and_checks_keys_without_a_tokenizer(place, tmp_path):
+    found = check_recipe(_recipe(place, tmp_path / "run"), base_dir=tmp_path / "run")
+    detail = next(check.detail for check in found.checks if check.name == "environment")
+    template = Protocol().template.replace("{question}", "Where was Ada born?")
+    assert f"the longest prompt ({len(byte_level().encode(template))} tokens) leaves no room" in detail
+    away = _recipe(place, tmp_path / "away", model="some/model-of-the-hub", **{"environment.turn": 3})
+    (check,) = [check for check in check_recipe(away, base_dir=tmp_path / "away").checks if check.name == "environment"]
+    assert check.status == "failed" and "environment.turn" in f"environment.{check.detail}"

@@ -16,6 +16,7 @@ from cib_rl.errors import UserError
 from cib_rl.fiction.world import make_world
 from cib_rl.retrieval.base import RetrievalError, split_contents
 from cib_rl.retrieval.factory import make_retriever
+from cib_rl.retrieval.wire import from_wire, to_wire
 from tests.retrieval.corpora import ROWS, index_of, opened, raw_bm25s
 
 WORDS = st.sampled_from(["engine", "Ada", "the", "x", "sea", "sea-bed", "été", "of", "1842", "no such"])
@@ -155,6 +156,13 @@ def test_a_corpus_is_indexed_at_the_start_and_gone_at_the_end(tmp_path):
     )
     asyncio.run(made.close())
     assert not folder.exists()
+
+
+def test_addresses_of_documents_are_kept(tmp_path):
+    rows = [{**row, "url": f"https://x/{row['id']}"} for row in ROWS[:2]] + ROWS[2:]
+    found = search(opened(index_of(tmp_path, rows)), ["lovelace", "heat motion"], 1)
+    assert [some[0].url for some in found] == ["https://x/a", None]
+    assert from_wire(to_wire(found, scores=False), 2, 1)[0][0].url == "https://x/a"
 
 
 def test_the_generated_world_is_a_corpus(tmp_path):

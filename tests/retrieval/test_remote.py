@@ -77,6 +77,9 @@ def test_answers_come_in_order_with_ids_titles_texts_and_scores(server):
         ({"id": "1", "title": "T", "contents": "x"}, Document("1", "T", "x")),
         ({"document": {"id": "1", "contents": '"T"\nx'}, "score": 2}, Document("1", "T", "x", 2.0)),
         ({"document": {"contents": '"T"\nx'}}, Document("", "T", "x")),
+        ({"document": {"id": "1", "contents": '"T"\nx', "url": "u"}}, Document("1", "T", "x", url="u")),
+        ({"document": {"id": "1", "contents": '"T"\nx'}, "url": "u"}, Document("1", "T", "x", url="u")),
+        ({"id": "1", "text": "x", "url": 5}, Document("1", "", "x")),
         ({"document": "T\nx", "score": None}, Document("", "T", "x")),
     ],
 )

@@ -65,6 +65,22 @@ def test_paraphrases_and_searches_for_the_same_documents_are_no_decomposition_wh
     assert _values(everything, max_document_overlap=0.7) == pytest.approx([0.45, 0, 0.45])
 
 
+def test_queries_about_nothing_are_no_decomposition_when_asked():
+    row = {"type": "comparison", "prompt": "Who was born first, Ada Kerrin or Bo Lundal?"}
+    real = episode([("Ada Kerrin born", ["1"]), ("Bo Lundal", ["2"])], **row)
+    found_nothing = episode([("Kerrin", ["1"]), ("Lundal", [])], **row)
+    elsewhere = episode([("Ada Kerrin", ["1"]), ("rivers of the world", ["2"])], **row)
+    repeated = episode([("Kerrin born", ["1"]), ("when was Kerrin born", ["2"])], **row)
+    everything = [real, found_nothing, elsewhere, repeated]
+    assert _values(everything) == pytest.approx([0.45] * 4)
+    assert _values(everything, max_document_overlap=0.7) == pytest.approx([0.45, 0, 0.45, 0.45])
+    assert _values(everything, anchored=True) == pytest.approx([0.45, 0.45, 0, 0])
+    messages = episode(
+        [("Kerrin", ["1"]), ("Lundal", ["2"])], **{**row, "prompt": [{"role": "user", "content": row["prompt"]}]}
+    )
+    assert _values([messages], anchored=True) == pytest.approx([0.45])
+
+
 def test_labels_come_from_a_column_or_a_function_and_rows_without_one_get_nothing(tmp_path):
     (tmp_path / "mine.py").write_text("def kind(row):\n    return 'comparison' if 'or' in row['prompt'] else None\n")
     rows = [episode(TWO, prompt="a or b"), episode(TWO, prompt="when")]

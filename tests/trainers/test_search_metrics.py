@@ -24,6 +24,7 @@ def test_shares_are_of_searches_queries_and_turns_over_all_episodes() -> None:
         search_row(_episode((None, 0.0))),
     ]
     found = search_metrics(rows)
+    assert math.isclose(found["search/turns"], 8 / 3)
     assert found["search/queries"] == 1.0  # 4 queries, 4 searches
     assert found["search/decomposition"] == 0.25
     assert found["search/valid"] == 0.75
