@@ -181,7 +181,7 @@ def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
     """The rows the recipe's held-out evaluation asks.
 
     Raises UserError when `evaluation.task` is missing, cannot be loaded, lacks the column `by`, or holds fewer rows
-    than `problems` asks for in the recipe (where the recipe leaves `problems` to its default, all rows there are will do).
+    than `problems` asks for in the recipe (where the recipe leaves `problems` to its default, all rows will do).
     """
     section = recipe.evaluation
     if section is None or section.task is None:
