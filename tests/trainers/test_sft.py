@@ -19,8 +19,9 @@ from cib_rl.countdown.tokenizer import build_tokenizer
 from cib_rl.errors import UserError
 from cib_rl.recipe_io import load_recipe
 from cib_rl.trainers.sft import run_sft
-from cib_rl.trainers.sft_data import Example, Row, countdown_rows, micro_batches, train_bpe
+from cib_rl.trainers.sft_data import Example, Row, micro_batches, train_bpe
 from cib_rl.trainers.sft_encode import Encoder
+from cib_rl.trainers.sft_generators import GENERATORS
 from cib_rl.trainers.sft_model import new_model, rate
 from cib_rl.trainers.sft_settings import ModelShape, SFTModel, SFTSettings
 
@@ -167,7 +168,7 @@ def test_micro_batches_learn_the_spans_and_nothing_else_within_the_budget(runs, 
 
 
 def test_padding_is_small_on_the_demonstrations():
-    rows = list(islice(countdown_rows(CountdownSettings(), 0), 480))
+    rows = list(islice(GENERATORS["countdown"].rows(SFTModel(seed=0)), 480))
     examples, _ = encoded(rows, TOKENIZER, max_length=246)
     padded = real = 0
     for at in range(0, len(examples), 48):
@@ -178,7 +179,7 @@ def test_padding_is_small_on_the_demonstrations():
 
 
 def test_padding_does_not_change_the_loss():
-    rows = list(islice(countdown_rows(CountdownSettings(), 0), 6))
+    rows = list(islice(GENERATORS["countdown"].rows(SFTModel(seed=0)), 6))
     examples, _ = encoded(rows, TOKENIZER, max_length=256)
     model = new_model(ModelShape(hidden_size=32, layers=1, heads=2, intermediate_size=48), TOKENIZER)
 
@@ -195,7 +196,7 @@ def test_padding_does_not_change_the_loss():
 
 
 def test_demonstrations_are_made_for_training_problems_only():
-    for row in islice(countdown_rows(CountdownSettings(), 7), 500):
+    for row in islice(GENERATORS["countdown"].rows(SFTModel(seed=7)), 500):
         words = row.prompt.split()
         at = words.index("target")
         problem = Problem(tuple(int(word) for word in words[1:at]), int(words[at + 1]))
