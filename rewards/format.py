@@ -45,9 +45,7 @@ class Format:
             one behind the other.
     """
 
-    def __init__(
-        self, *, information: str = "information", search: str = "search", context: RewardContext
-    ) -> None:
+    def __init__(self, *, information: str = "information", search: str = "search", context: RewardContext) -> None:
         if context.tokenizer is None:
             raise PluginError("format needs a tokenizer, to tell the policy's text from the environment's")
         self.tokenizer = context.tokenizer
