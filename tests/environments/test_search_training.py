@@ -20,6 +20,7 @@ from cib_rl.trainers import run
 from cib_rl.trajectory import StopReason
 from cib_rl.trajectory_io import read_trajectories
 from tests.conftest import build_tiny_model
+from tests.environments.chat_templates import tool_tokenizer
 from tests.trained_tokenizers import byte_level
 from tests.trainers.support import tiny_recipe
 
@@ -52,12 +53,32 @@ class Searcher(Engine):
         pass
 
 
+class Caller(Searcher):
+    """The same by tool calls, one or two in a message."""
+
+    tokenizer = tool_tokenizer("qwen2.5")
+
+    async def generate(self, prompt_ids, sampling):
+        rng, context = random.Random(sampling.seed), self.tokenizer.decode(prompt_ids[-60:])
+        if "</tool_response>" in context and rng.random() < 0.9:
+            text = f"<think>wait, so</think><answer>{rng.choice(list(PEOPLE.values()))}</answer>"
+        else:
+            calls = [{"name": "search", "arguments": {"query": q}} for q in rng.sample(list(PEOPLE), rng.randint(1, 2))]
+            text = "<think>let me see</think>"
+            text += "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
+        ids = self.tokenizer.encode(text + "<|im_end|>")[: sampling.max_tokens]
+        return Generation(
+            ids, [-rng.uniform(0.5, 2) for _ in ids], StopReason.EOS, weights_version=self.weights_version
+        )
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model with a tokenizer that can write tags, an index, and questions."""
+    """Models with tokenizers that can write tags, and call tools, an index, and questions."""
     folder = tmp_path_factory.mktemp("search")
-    build_tiny_model(vocab_size=len(byte_level())).save_pretrained(folder / "model")
-    byte_level().save_pretrained(folder / "model")
+    for name, tokenizer in (("model", byte_level()), ("caller", Caller.tokenizer)):
+        build_tiny_model(vocab_size=len(tokenizer)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     rows = [{"id": name, "title": name, "text": f"{name} was born in {town}."} for name, town in PEOPLE.items()]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     build_index(folder / "corpus.jsonl", folder / "index")
@@ -66,6 +87,7 @@ def place(tmp_path_factory):
 
 def _recipe(place, folder, **changes):
     folder.mkdir(exist_ok=True)
+    model = changes.pop("model", place / "model")
     values = {
         "environment": {
             "name": "search", "max_completion_length": 300, "turns": 3, "k": 1,
@@ -80,7 +102,7 @@ def _recipe(place, folder, **changes):
         "credit": [{"name": "group"}, {"name": "hicra", "grams": ["let me", "wait so", "was born", "born in"]}],
         "trainer.steps": 4, "trainer.save_every": 1, "trainer.steps_per_window": 2, "deterministic": True,
     }  # fmt: skip
-    recipe = tiny_recipe(place / "model", folder, **{**values, **changes})
+    recipe = tiny_recipe(model, folder, **{**values, **changes})
     lines = [
         {"id": str(i), "prompt": f"Where was {name} born?", "answer": town, "type": "na", "supporting_ids": [name]}
         for i, (name, town) in enumerate(PEOPLE.items())
@@ -89,21 +111,34 @@ def _recipe(place, folder, **changes):
     return recipe
 
 
-def _weights(recipe, resume=None):
+def _weights(recipe, resume=None, engine=Searcher):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_engine", lambda *_: Searcher())
+        patch.setattr(run, "make_engine", lambda *_: engine())
         with run.prepare(recipe, checkpoint=resume) as trainer:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
             return {n: p.detach().clone() for n, p in trainer.model.named_parameters()}, trainer.run_folder
 
 
+@pytest.mark.parametrize("tools", [False, True], ids=["tags", "tools"])
 @pytest.mark.parametrize("trainer", ["grpo", "ppo"])
-def test_documents_are_never_scored_credited_or_marked(place, tmp_path, trainer):
+def test_documents_are_never_scored_credited_or_marked(place, tmp_path, trainer, tools):
     changes = {"trainer.steps": 2}
+    if tools:
+        tags = {"search": "tool_call", "information": "tool_response"}
+        model = str(place / "caller")
+        changes["rewards"] = [
+            {"name": "qa_em"},
+            {"name": "parallel_search", "weight": 0.5, **tags},
+            {"name": "inforage", "weight": 0.5, "per_turn": trainer == "ppo"},
+            {"name": "surprisal", "weight": 1e-3, "prior": {"name": "language_model", "model": model}},
+            {"name": "format", "weight": 0.1, **tags},
+        ]
+        changes["model"] = model
+        changes["environment.preset"] = "tool_calls"
     if trainer == "ppo":
         credit = [{"name": "gae", "lam": 0.9}, {"name": "hicra", "grams": ["let me", "wait so", "was born"]}]
         changes |= {"trainer.name": "ppo", "credit": credit}
-    _, folder = _weights(_recipe(place, tmp_path / "run", **changes))
+    _, folder = _weights(_recipe(place, tmp_path / "run", **changes), engine=Caller if tools else Searcher)
     trajectories = read_trajectories(folder.trajectories / "step-000000-rank0.parquet")
     seen = {"planning": 0, "turns": 0}
     for t in trajectories:
@@ -112,6 +147,8 @@ def test_documents_are_never_scored_credited_or_marked(place, tmp_path, trainer)
             assert not any(v for v, m in zip(t.tracks[name], t.policy_mask, strict=True) if not m), name
         seen["planning"] += sum(t.tracks["planning"])
         seen["turns"] += len(t.turns)
+        if tools:
+            assert (t.rewards.pop("format") == 1.0) == (t.answer is not None)
         for turn in t.turns[:-1]:
             assert turn.searched and [[d["id"] for d in some] for some in turn.documents] == [[q] for q in turn.queries]
         assert set(t.rewards) == {"qa_em", "parallel_search", "inforage", "surprisal"}

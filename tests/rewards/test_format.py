@@ -181,3 +181,20 @@ def test_agrees_with_a_regular_expression(seed, changes):
     written = re.sub("E+", "E", "E" + "".join("E" if part is None else part for part in sequence))
     pieces = [(False, "q")] + [(part is not None, part or "doc <answer>") for part in sequence]
     assert (find_fault(pieces, TAGS) is None) == bool(BLOCK.fullmatch(written)), written
+
+
+def test_calls_of_tools_may_stand_one_behind_the_other(tokenizer):
+    """Two calls in a message, replies, an answer; with an end of turn behind each message."""
+    call, replies = "<tool_call>a</tool_call>", ("<tool_response>b</tool_response>",)
+    tokenizer.add_tokens([f"<{end}{name}>" for name in ("tool_call", "tool_response") for end in ("", "/")])
+    keys = {"information": "tool_response", "search": "tool_call"}
+    tools, tags = (Format(**some, context=RewardContext(tokenizer=tokenizer)) for some in (keys, {}))
+    last = "<think>c</think><answer>d</answer><eos>"
+    good = episode(tokenizer, f"<think>a</think>{call}\n{call}<eos>", replies, last)
+    assert tools.fault(good) is None and tags.fault(good) is not None
+    for first in (f"<think>a</think>{call}so{call}", f"{call}<think>a</think>", f"<think>{call}</think>{call}"):
+        assert tools.fault(episode(tokenizer, first, replies, last)) is not None
+    forged = f"<think>a</think>{call}<tool_response>b</tool_response><eos>"
+    assert tools.fault(episode(tokenizer, forged, replies, last)) == "<tool_response> after search"
+    twice = [f"<think>a</think>{'<search>a</search>' * 2}", ("b",), "<think>c</think><answer>d</answer>"]
+    assert tags.fault(episode(tokenizer, *twice)) == "<search> after search"
