@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from cib_rl.retrieval.build import build_index
+from cib_rl.retrieval.dense import DenseSettings
 from cib_rl.retrieval.factory import make_retriever
+from cib_rl.retrieval.hnsw import HNSWSettings
 from cib_rl.retrieval.remote import PASSING_STATUS, RemoteSettings
 from cib_rl.retrieval.server import ServerSettings
 from cib_rl.retrieval.wire import to_wire
@@ -36,6 +38,19 @@ def shown(default: float | None) -> str:
 def test_the_keys_of_the_client_are_those_of_the_schema():
     assert keys_table() in TEXT, f"the table should be:\n{keys_table()}"
     assert ", ".join(map(str, PASSING_STATUS)) in TEXT
+
+
+def test_the_keys_of_the_dense_retriever_and_its_graph_are_those_of_the_schema():
+    for name, field in DenseSettings.model_fields.items():
+        (cells,) = re.findall(rf"^\| `{name}` \| (.*?) \|", TEXT, re.MULTILINE)[-1:]
+        if field.is_required():
+            assert cells == "required"
+        elif isinstance(field.default, bool):
+            assert cells == str(field.default).lower()
+        elif isinstance(field.default, int):
+            assert cells == shown(field.default)
+    graph = HNSWSettings()
+    assert f"(`--hnsw-m` {graph.m}, `--ef-construction` {graph.ef_construction})" in TEXT
 
 
 def test_the_limits_of_the_server_are_those_of_the_schema():
