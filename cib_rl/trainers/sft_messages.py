@@ -86,12 +86,12 @@ def template_pieces(
 
 
 def _end_of_turn(own: str, content: str, special: Sequence[str]) -> int | None:
-    """Where in the assistant's rendering its end-of-turn token ends: the first special token after its content, or,
-    where the template changes the content (tool calls), the last one."""
+    """Where the end-of-turn token of the assistant's rendering ends: the special token right after its content (the last
+    such, where reasoning says the same); where the template changes the content (tool calls), the last special token."""
     longest_first = sorted(special, key=len, reverse=True)
     found = list(re.finditer("|".join(re.escape(token) for token in longest_first), own))
-    after = (m.end() for m in found if content.strip() and own[: m.start()].rstrip().endswith(content.strip()))
-    return next(after, found[-1].end() if found else None)
+    after = [m for m in found if content.strip() and own[: m.start()].rstrip().endswith(content.strip())]
+    return (after or found)[-1].end() if found else None
 
 
 def _render(render: Callable[..., str], messages: Sequence[Mapping[str, Any]], generate: bool, where: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trl
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from cib_rl.environments.base import encode_prompt
 from cib_rl.errors import UserError
@@ -135,6 +136,28 @@ def test_the_end_of_a_turn_is_found_whatever_its_content(content):
     tokenizer = with_template(byte_level, CHATML, MARKS["qwen2_5"])
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}] * 2
     assert learned(tokenizer, example_of(tokenizer, messages)) == [content + "<|im_end|>"] * 2
+
+
+def test_the_end_of_a_turn_is_that_of_the_answer_where_reasoning_says_the_same_and_more_marks_follow():
+    template = (
+        "{%- for m in messages -%}{{ '<|' + m.role + '|>' }}{%- if m.reasoning_content -%}"
+        "{{ '<|think|>' + m.reasoning_content + '<|done|>' }}{%- endif -%}{{ m.content + '<|stop|>\n' }}{%- endfor -%}"
+        "{{ '<|assistant|>' if add_generation_prompt else '<|all|>' }}"
+    )
+    marks = [f"<|{name}|>" for name in ("user", "assistant", "think", "done", "stop", "all")]
+    tokenizer = with_template(byte_level, template, marks)
+    answer = {"role": "assistant", "content": "yes", "reasoning_content": "yes"}
+    found = learned(tokenizer, example_of(tokenizer, [{"role": "user", "content": "so?"}, answer]))
+    assert found == ["<|think|>yes<|done|>yes<|stop|>"]
+
+
+@pytest.mark.parametrize("template", [None, (TEMPLATES / "gemma.jinja").read_text(encoding="utf-8")])
+def test_a_prompt_begins_with_one_bos_of_the_tokenizer_or_of_the_template(template):
+    tokenizer = with_template(byte_level, template, MARKS["gemma"])
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
+    example = example_of(tokenizer, talk(random.Random(0), 2))
+    assert example.ids[0] == bos[1] and example.ids.count(bos[1]) == 1
 
 
 def test_what_comes_after_the_last_words_of_the_assistant_is_left_out():
