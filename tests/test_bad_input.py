@@ -102,7 +102,7 @@ def _assert_refused(result, message: str, folder: Path, *, made_folder: bool = F
 
 BEFORE_THE_FIRST_STEP = {
     "no such model folder": ({"model": "./nothing"}, r"model: no folder .*nothing"),
-    "unknown task source": ({"task.name": "json"}, "task.name: unknown source 'json'; known: countdown, fiction, hub, jsonl, mix"),
+    "unknown task source": ({"task.name": "json"}, "task.name: unknown source 'json'; known: countdown, fiction, hub,"),
     "unknown task key": ({"task.colums": {"prompt": "q"}}, "task: unknown key `colums` of jsonl; known: .*columns"),
     "no such task file": ({"task.path": "nowhere.jsonl"}, r"task\.path: no file .*nowhere\.jsonl"),
     "missing column": (
