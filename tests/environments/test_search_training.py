@@ -134,7 +134,7 @@ def test_documents_are_never_scored_credited_or_marked(place, tmp_path, trainer,
             {"name": "format", "weight": 0.1, **tags},
         ]
         changes["model"] = model
-        changes["environment.preset"] = "tool_calls"
+        changes |= {"environment.preset": "tool_calls", "environment.turns": 2}
     if trainer == "ppo":
         credit = [{"name": "gae", "lam": 0.9}, {"name": "hicra", "grams": ["let me", "wait so", "was born"]}]
         changes |= {"trainer.name": "ppo", "credit": credit}
