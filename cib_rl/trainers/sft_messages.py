@@ -87,7 +87,8 @@ def template_pieces(
 
 def _end_of_turn(own: str, content: str, special: Sequence[str]) -> int | None:
     """Where the end-of-turn token of the assistant's rendering ends: the special token right after its content (the
-    last such, where reasoning says the same); where the template changes the content (tool calls), the last one."""
+    last such, where reasoning says the same), or the last of all, where the template changes the content (tool calls).
+    """
     longest_first = sorted(special, key=len, reverse=True)
     found = list(re.finditer("|".join(re.escape(token) for token in longest_first), own))
     after = [m for m in found if content.strip() and own[: m.start()].rstrip().endswith(content.strip())]

@@ -13,6 +13,7 @@ from cib_rl.trainers import sft
 from cib_rl.trainers.sft import run_sft
 from cib_rl.trainers.sft_checkpoint import STATE
 from cib_rl.trainers.sft_settings import SFTSettings
+from tests.conftest import build_tiny_tokenizer
 
 SHAPE = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 48, "max_positions": 256}
 
@@ -81,6 +82,23 @@ def test_a_stopped_training_becomes_the_one_that_was_not_stopped(tmp_path, monke
         assert lines(tmp_path / "whole" / name) == lines(tmp_path / "cut" / name)
     assert len(reported) == 2 * 5 - stop // 14 * 5 - (stop % 14) // 4 * 4 // 3  # none is reported twice
     assert not list(tmp_path.rglob(STATE)) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_dropout_draws_the_numbers_it_would_have_drawn(tmp_path, monkeypatch, make_tiny_model):
+    model = make_tiny_model()
+    model.config.attention_dropout = 0.5
+    model.save_pretrained(tmp_path / "model")
+    build_tiny_tokenizer().save_pretrained(tmp_path / "model")
+    keys = {"data": rows(tmp_path / "rows.jsonl"), "model": str(tmp_path / "model"), "steps": 6}
+    run_sft(settings(tmp_path / "whole", **keys), quiet)
+    again = stop_after(monkeypatch, 5)
+    with pytest.raises(Stopped):
+        run_sft(settings(tmp_path / "cut", **keys), quiet)
+    again()
+    torch.manual_seed(99)
+    run_sft(settings(tmp_path / "cut", **keys), quiet, resume=True)
+    one, other = (load_file(tmp_path / run / "policy" / "model.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_only_the_newest_copy_holds_the_state(tmp_path, monkeypatch):
