@@ -90,7 +90,7 @@ def _output(settings: SFTSettings, resume: bool) -> tuple[Status, str]:
 def _data(plan: _Plan) -> tuple[Status, str]:
     plan.data = read(plan.settings)
     if plan.data is None:
-        return "ok", "demonstrations of Countdown, fresh without end"
+        return "ok", f"demonstrations of {plan.settings.data}, fresh without end"
     return "ok", "; ".join([f"{len(plan.data.rows):,} rows: {plan.data.kind}", *plan.data.notes])
 
 
