@@ -241,7 +241,9 @@ DEFENCES = {
         _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "marks_of", lambda tokenizer: set())
     ),
     "headers": _set(foreign_text, "_headers", lambda forms: []),
-    "fold": _set(folding, "_folded", lambda unit: unit),
+    "fold": _both(
+        _set(folding, "fold", str), _set(foreign_text, "fold", str), _set(folding, "_folded", lambda unit: unit)
+    ),
     "second look": _set(ForeignText, "more", lambda self, *ids: False),
     "visible": _set(foreign_text, "visible", str),
     "noted": _set(search_module, "visible", str),
