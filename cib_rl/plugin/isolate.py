@@ -15,7 +15,7 @@ from typing import Any
 
 from cib_rl.plugin.contract import Failed, PluginError
 from cib_rl.plugin.groups import by_group
-from cib_rl.plugin.results import Result, as_list, as_result, describe
+from cib_rl.plugin.results import BadReturn, Result, as_list, as_result, describe
 from cib_rl.trajectory import Trajectory
 
 _RETRIES_AT_ONCE = 16  # groups of an async reward that are tried again at the same time, unless the recipe says
@@ -75,7 +75,7 @@ async def call_isolated_async(
 
 
 async def _in_time(call: Awaitable[Any], timeout: float | None) -> Any:
-    """What the call gives. Raises TimeoutError for an answer that comes after `timeout` seconds, also when the call
+    """What the call gives. Raises BadReturn for an answer that comes after `timeout` seconds, also when the call
     could not be cancelled in time, because it blocked the loop or caught the cancellation."""
     started = time.monotonic()
     try:
@@ -83,10 +83,10 @@ async def _in_time(call: Awaitable[Any], timeout: float | None) -> Any:
             answer = await call
     except TimeoutError as error:
         if limit.expired():
-            raise TimeoutError(f"no answer within {timeout:g} s (call_timeout)") from error
+            raise BadReturn(f"no answer within {timeout:g} s (call_timeout)") from error
         raise
     if timeout is not None and (took := time.monotonic() - started) > timeout:
-        raise TimeoutError(f"no answer within {timeout:g} s (call_timeout); it came after {took:.3g} s")
+        raise BadReturn(f"no answer within {timeout:g} s (call_timeout); it came after {took:.3g} s")
     return answer
 
 

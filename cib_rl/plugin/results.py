@@ -20,7 +20,7 @@ Result = float | None | np.ndarray | Failed
 
 
 class BadReturn(Exception):
-    """A reward returned something that cannot be matched with its trajectories."""
+    """A reward returned something that cannot be matched with its trajectories, or returned too late."""
 
 
 def describe(label: str, error: Exception) -> str:

@@ -13,7 +13,9 @@ from cib_rl.plugin.results import Result
 from cib_rl.recipe import SuccessSection
 from cib_rl.trajectory import Trajectory
 
-# Sums that leave the range of floats are looked for, so numpy need not warn of them.
+# Of a weighted value. Beyond it a group's sums, or an advantage in float32, could be infinite.
+LARGEST = 1e30
+# What leaves the range of floats is looked for, so numpy need not warn of it.
 _UNFLAGGED = np.errstate(over="ignore", invalid="ignore")
 
 
@@ -50,8 +52,9 @@ class Tally:
                 self.tokens[label][i] = result
                 result = float(result.sum())
             # With and without its schedule: the judgement of successes leaves the schedule out.
-            if not all(np.isfinite(weight * each).all() for weight in (reward.weight, self.weights[label])):
-                self._fail(label, i, f"its value of {result:g} times its weight of {reward.weight:g} is not finite")
+            if not all((np.abs(weight * each) <= LARGEST).all() for weight in (reward.weight, self.weights[label])):
+                size = f"its value of {result:g} times its weight of {reward.weight:g}"
+                self._fail(label, i, f"{size} is not finite, or beyond {LARGEST:g}")
                 continue
             trajectory.rewards[label] = result
             if result is not None:
@@ -120,13 +123,10 @@ class Tally:
             values, weight = self.values[r.label], self.weights[r.label]
             counts = counted[r.label] = ~np.isnan(values) & (correct if r.only_when_correct else True)
             sums[r.kind][counts] += weight * values[counts]
-            for i in np.flatnonzero(self.valid & ~np.isfinite(sums["outcome"] + sums["shaping"])):
-                self._fail(r.label, int(i), "with it the weighted sum of rewards is not finite")
             for i, per_token in self.tokens[r.label].items():
                 if counts[i] and self.valid[i]:
                     so_far = token_rewards[i]
                     token_rewards[i] = weight * per_token + (0.0 if so_far is None else so_far)
-        correct = correct & self.valid
         applied = np.any(list(counted.values()), axis=0)
         for kind in sums:
             sums[kind][~self.valid] = np.nan

@@ -39,6 +39,7 @@ from cib_rl.trainers.collect import Collector, NothingToLearn, Window
 from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.updates import UpdatesMixin
+from cib_rl.trajectory import Trajectory
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
 LOSS_KEYS = (
@@ -228,7 +229,7 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                 f"warning: {cut:.0%} of this window's completions were cut off by a limit; raise "
                 "environment.max_completion_length, or the reward will mostly be that of unfinished answers"
             )
-        failed = [f"{e} (row {t.task.get('id')!r})" for t in window.trajectories if t.failed for e in t.errors[:1]]
+        failed = [_with_row(e, t) for t in window.trajectories if t.failed for e in t.errors[:1]]
         if failed:
             self.accelerator.print(
                 f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "
@@ -241,6 +242,11 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                     f"warning: reward {label!r} counted for none of this window's completions: it returned None for "
                     "each, or only_when_correct left none (said once; the log has applies/LABEL)"
                 )
+
+
+def _with_row(error: str, trajectory: Trajectory) -> str:
+    row = repr(trajectory.task.get("id"))
+    return error if row in error else f"{error} (row {row})"
 
 
 def completions_per_process(recipe: Recipe, processes: int) -> int:

@@ -6,7 +6,6 @@ import json
 import re
 import threading
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -270,31 +269,20 @@ def test_failing_on_more_than_its_share_stops_the_run(suite, plugin, share, stop
         assert made.score(rows).valid.tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("value", [1e308, 1e30])  # the second is finite, but its advantages need not be
 @pytest.mark.parametrize("returned", ["t.task['v']", "TokenRewards([t.task['v'], 0.0, 0.0])"])
-def test_a_value_that_its_weight_makes_infinite_is_a_failure_of_that_reward(suite, plugin, returned):
+def test_a_value_that_its_weight_makes_too_large_is_a_failure_of_that_reward(suite, plugin, returned, value):
     plugin(
         '@reward("right", kind="outcome")\ndef right(ts): return [1.0] * len(ts)\n'
         f'@reward("huge", kind="shaping")\ndef huge(ts): return [{returned} for t in ts]\n'
     )
     scores = suite({"name": "mine.py:right"}, {"name": "mine.py:huge", "weight": 10.0, "max_error_share": 1.0}).score(
-        [row("a", v=1e308), row("b", v=0.5)]
+        [row("a", v=value), row("b", v=0.5)]
     )
     assert [(e.label, e.index) for e in scores.errors] == [("huge", 0)]
-    assert "1e+308 times its weight of 10 is not finite" in scores.errors[0].message
+    assert f"{value:g} times its weight of 10 is not finite, or beyond 1e+30" in scores.errors[0].message
     assert scores.valid.tolist() == [False, True] and scores.total[1] == 6.0
     assert [e is not None for e in scores.token_rewards] == [False, "Token" in returned]
-
-
-def test_rewards_that_are_finite_alone_and_infinite_together_fail_too(suite, plugin):
-    plugin(
-        '@reward("right", kind="outcome")\ndef right(ts): return [t.task["v"] for t in ts]\n'
-        '@reward("more", kind="shaping")\ndef more(ts): return [t.task["v"] for t in ts]\n'
-    )
-    sections = [{"name": "mine.py:right"}, {"name": "mine.py:more", "only_when_correct": True}]
-    scores = suite(*sections).score([row("a", v=1.5e308), row("b", v=1.0)])
-    assert scores.valid.tolist() == [False, True] and scores.correct.tolist() == [False, True]
-    assert [(e.label, e.index) for e in scores.errors] == [("more", 0)] and scores.failures["more"] == 1
-    assert np.isnan(scores.total[0]) and scores.total[1] == 2.0
 
 
 @pytest.mark.parametrize("schedule", [{0: float("inf")}, {0: float("nan")}, {-1: 1.0}, {}])
