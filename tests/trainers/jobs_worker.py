@@ -4,8 +4,9 @@ Usage (under torchrun or accelerate launch): jobs_worker.py FOLDER WORLD_SIZE
 
 `FOLDER/jobs.json` maps names to {recipe, resume (run folder or null), drop (checkpoint to delete first, or null),
 random (an engine without a model, which also serves sharded weights), nan_rank (the process whose third micro-batch has
-no numbers)}. Each process writes `NAME-rankR.json`; the main
-one also `NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic with a model.
+no numbers), overflow_rank (the process on which the gradients of the second step are infinite)}. Each process writes
+`NAME-rankR.json`; the main one also `NAME.pt`, the policy's final weights, and `NAME-critic.pt` where there is a critic
+with a model.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import TrainerCallback
+from transformers import TrainerCallback, training_args
 
 from cib_rl.engines.weights import policy_tensors
 from cib_rl.errors import UserError
@@ -31,12 +32,20 @@ class Watch(TrainerCallback):
     """After every step: the stream's cursor, whether the policy's update was skipped, this process's KL (sum, tokens)
     of old and new policy, and a sum over its share of the policy's weights."""
 
-    def __init__(self):
-        self.trainer = None
+    def __init__(self, overflow=False):
+        self.trainer, self.overflow, self.hooks = None, overflow, []
         self.seen = {"cursors": [], "skipped": [], "kl": [], "weights": []}
+
+    def on_step_begin(self, args, state, control, **_):
+        if self.overflow and state.global_step == 1:
+            for model in (self.trainer.model, self.trainer.critic.model):
+                parameter = next(p for p in model.parameters() if p.requires_grad)
+                self.hooks.append(parameter.register_hook(lambda gradient: gradient * float("inf")))
 
     def on_step_end(self, args, state, control, **_):
         trainer = self.trainer
+        while self.hooks:
+            self.hooks.pop().remove()
         own = (getattr(p, "ds_tensor", p) for p in trainer.model.parameters())
         seen = {
             "cursors": trainer.collector.stream.cursor,
@@ -68,8 +77,13 @@ def policy_weights(model) -> dict:
 
 
 def critic_weights(model) -> dict:
-    """By the critic's own names; what ZeRO-3 shards is gathered (on every process)."""
+    """By the critic's own names; what ZeRO-3 shards is gathered, and where an engine computes in bfloat16, the float32
+    weights that it updates are taken (every process must call it)."""
     inner = getattr(model, "module", model)
+    if hasattr(model, "bfloat16_enabled") and model.bfloat16_enabled():
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {n: safe_get_full_fp32_param(p).clone() for n, p in inner.named_parameters()}
     if any(hasattr(p, "ds_id") for p in inner.parameters()):
         import deepspeed
 
@@ -79,9 +93,10 @@ def critic_weights(model) -> dict:
 
 
 def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
-    watch = Watch()
+    rank = PartialState().process_index
+    watch = Watch(overflow=job.get("overflow_rank") == rank)
     record: dict = {"error": None}
-    grpo.take = broken_take() if job.get("nan_rank") == PartialState().process_index else take
+    grpo.take = broken_take() if job.get("nan_rank") == rank else take
     run.make_engine = (lambda *_: RandomEngine(longest=8)) if job.get("random") else make_engine
     try:
         recipe = Recipe.model_validate(job["recipe"])
@@ -98,6 +113,7 @@ def run_job(folder: Path, name: str, job: dict, world: int) -> dict:
             if hasattr(critic := getattr(trainer, "critic", None), "wrapped"):
                 weights[f"{name}-critic"] = critic_weights(critic.wrapped)
                 record["critic"] = type(critic.wrapped).__name__
+                record["dtypes"] = [str(next(m.parameters()).dtype) for m in (trainer.model, critic.wrapped)]
             if trainer.accelerator.is_main_process:
                 for file, own in weights.items():
                     torch.save(own, folder / f"{file}.pt")
@@ -110,6 +126,8 @@ def main() -> None:
     folder, world = Path(sys.argv[1]), int(sys.argv[2])
     state = PartialState(cpu=True)
     assert state.num_processes == world
+    # transformers lets bfloat16 onto CPUs with `use_cpu` alone, which would switch DeepSpeed off.
+    training_args.is_torch_bf16_gpu_available = lambda: True
     for name, job in json.loads((folder / "jobs.json").read_text()).items():
         if job.get("drop") and state.is_main_process:
             shutil.rmtree(job["drop"])

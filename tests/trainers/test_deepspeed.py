@@ -18,7 +18,9 @@ def _config(folder, stage):
     buffers = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"), 10**5)
     settings = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False, **buffers}
     auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    path.write_text(json.dumps({**dict.fromkeys(auto, "auto"), "zero_optimization": settings}))
+    path.write_text(
+        json.dumps({**dict.fromkeys(auto, "auto"), "bf16": {"enabled": "auto"}, "zero_optimization": settings})
+    )
     return str(path)
 
 

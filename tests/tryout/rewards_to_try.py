@@ -28,6 +28,12 @@ def counts_searches(trajectories):
     return [float(t.policy_text.count("<search>")) for t in trajectories]
 
 
+@reward("ann_may_search", kind="shaping")
+def ann_may_search(trajectories):
+    """Can be hacked in one of twelve problems."""
+    return [(0.1 if "Ann" in t.task["prompt"] else -0.1) * t.policy_text.count("<search>") for t in trajectories]
+
+
 @reward("boxes_prompt", kind="shaping")
 def says_apples(trajectories):
     """Can be hacked: pays for saying a word of the prompt."""

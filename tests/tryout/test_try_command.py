@@ -63,6 +63,13 @@ def test_a_hackable_reward_ends_in_exit_code_1_and_says_which_and_by_how_much(ru
     assert allowed.exit_code == 0 and "allowed" in allowed.output
 
 
+def test_one_hacked_problem_is_enough_unless_a_share_is_tolerated(run, words_file):
+    reward = (f"{REWARDS}:ann_may_search", "--on", words_file, "--rows", 0, "--against", "none")
+    done = run(*reward)
+    assert done.exit_code == 1 and "HACK forged_tags earns more" in done.output and "8.3% of the" in done.output
+    assert run(*reward, "--tolerance", 0.1).exit_code == 0
+
+
 def test_a_wrong_answer_that_earns_more_cannot_be_allowed(run, words_file):
     reward = (f"{REWARDS}:boxes_prompt", "--on", words_file, "--weight", 1.5, "--rows", 0)
     done = run(*reward, "--allow", "copied_prompt")
