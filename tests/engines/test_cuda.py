@@ -50,8 +50,7 @@ def test_a_folder_is_loaded_onto_the_gpu_and_synced_from_the_cpu(tmp_path: Path)
     engine.close()
 
 
-@pytest.mark.vllm
-@pytest.mark.slow
+@pytest.mark.slow  # without the mark vllm: `--require-real` counts what must run everywhere
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 0.5)])
 def test_vllm_sleeps_between_syncs_and_wakes_with_the_policys_weights(dtype: str, limit: float, tmp_path: Path) -> None:
     """CUDA graphs and sleep mode, as the shipped recipes have them; the reference is the policy on the CPU, or for
