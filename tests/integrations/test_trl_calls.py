@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import pickle
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from cib_rl.errors import UserError
 from cib_rl.integrations import as_trl, as_trl_suite
+from cib_rl.integrations.episodes import make_trajectory
 from cib_rl.integrations.trl_rows import group_numbers
-from cib_rl.plugin import PluginError, RewardFailure
+from cib_rl.plugin import PluginError, RewardContext, RewardFailure, RewardSuite, describe_rewards
+from cib_rl.recipe import RewardSection
 from tests.integrations.support import DIGIT, HERE
 
 UNIFORM = {"name": "uniform"}
@@ -65,6 +68,44 @@ def test_the_number_given_by_argument_makes_the_groups_outside_of_a_trainer(tiny
     assert call(two, texts) == [1.0, -1.0, 1.0, -1.0]
     one = as_trl(f"{HERE}:shorter_than_mean", tokenizer=tiny_tokenizer)
     assert call(one, texts) == [3.0, 1.0, -1.0, -3.0]
+
+
+# ---------------------------------------------------------------- every built-in reward
+
+BUILT_IN = [d for d in describe_rewards() if d.origin.startswith("cib_rl.rewards.")]
+KEYS = {
+    "surprisal": {"prior": UNIFORM},
+    "l1_max": {"target": 9},
+    "truncation": {"limit": 20},
+    "cosine_length": {"limit": 20},
+    "soft_overlong": {"limit": 20, "cache": 15},
+}
+OF_SEARCHES = {"inforage", "parallel_search"}  # they apply to rows of search tasks only
+
+
+@pytest.mark.parametrize("described", BUILT_IN, ids=lambda d: d.name)
+def test_every_built_in_reward_gives_trl_what_it_gives_in_our_suite(described, tiny_tokenizer, call):
+    name = described.name
+    section = {"name": name, **KEYS.get(name, {})}
+    outcome = {"outcome": "qa_em"} if described.kind == "shaping" else {}
+    gold = "yes" if name == "yes_no" else "4"
+    texts = [f"2 and 2 <answer>{gold}</answer>", "it is <answer>5</answer>", f"<answer>{gold}</answer>", "no"]
+    row = {"answer": gold, "numbers": [4], "target": 4}
+    columns = {key: [value] * 4 for key, value in row.items()}
+    got = call(as_trl(section, tokenizer=tiny_tokenizer, answer="tag", num_generations=2, **outcome), texts, **columns)
+    made = [
+        make_trajectory(
+            {"id": "q", "prompt": "q", **row}, group=i // 2, member=i % 2, prompt_ids=tiny_tokenizer.encode("q"),
+            completion_ids=[*tiny_tokenizer.encode(text), 1], policy_mask=None, end_ids={1}, tokenizer=tiny_tokenizer,
+            answer="tag",
+        )
+        for i, text in enumerate(texts)
+    ]  # fmt: skip
+    sections = [RewardSection(name="qa_em")] if outcome else []
+    suite = RewardSuite([*sections, RewardSection(**section)], RewardContext(tokenizer=tiny_tokenizer))
+    own = suite.score(made).values[name]
+    assert got == [None if math.isnan(value) else pytest.approx(value) for value in own]
+    assert (got == [None] * 4) == (name in OF_SEARCHES)
 
 
 # ---------------------------------------------------------------- tokens
