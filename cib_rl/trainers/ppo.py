@@ -106,7 +106,7 @@ class PPOTrainer(GRPOTrainer):
         assert self.recipe.critic is not None
         waiting = self.recipe.critic.warmup_steps
         if self.lr_scheduler is None and waiting:
-            scheduler = super().create_scheduler(num_training_steps - waiting, optimizer)
+            scheduler: Any = super().create_scheduler(num_training_steps - waiting, optimizer)
             scheduler.lr_lambdas = [_later(rate, waiting) for rate in scheduler.lr_lambdas]
         return super().create_scheduler(num_training_steps, optimizer)
 
