@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from cib_rl.recipe import Recipe
 from cib_rl.trainers import run
+from cib_rl.trainers.processes import leave_processes
 from tests.trainers.support import RandomEngine
 
 
@@ -28,6 +29,11 @@ class Keep(TrainerCallback):
 
 
 def main() -> None:
+    _train()  # its trainer is gone when the processes leave
+    leave_processes()
+
+
+def _train() -> None:
     folder, world = Path(sys.argv[1]), int(sys.argv[2])
     recipe = Recipe.model_validate(json.loads((folder / "recipe.json").read_text()))
     if "real" not in sys.argv:
