@@ -62,7 +62,11 @@ def done(tmp_path_factory, tiny_model_dir):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, tiny_model_dir):
-    return _one_process(tiny_recipe(tiny_model_dir, tmp_path_factory.mktemp("ppo-one"), **TRAIN))
+    """Final weights, those at the start, and the lines of metrics."""
+    folder = tmp_path_factory.mktemp("ppo-one")
+    return *_one_process(tiny_recipe(tiny_model_dir, folder, **TRAIN)), RunFolder(
+        folder / "runs" / "run"
+    ).read_metrics()
 
 
 def _one_process(recipe):
@@ -84,11 +88,15 @@ def _weights(folder, name):
 def test_two_processes_train_the_policy_and_the_critic_that_one_trains(done, one_process, wrapper):
     assert {r["critic"] for r in records(done, wrapper)} == {WRAPPERS[wrapper]}
     assert {r["engine"] for r in records(done, wrapper)} == {WRAPPERS[wrapper]}
-    ends, starts = one_process
+    ends, starts, lines = one_process
     for got, wanted, start in zip(_weights(done, wrapper), ends, starts, strict=True):
         assert set(got) == set(wanted)
         # Another order of sums; under ZeRO-2 and 3 DeepSpeed's clip, too.
         assert moved_apart(got, wanted, start) < 1e-2
+    # A gradient that is too short or too long throughout leads to the same weights: Adam divides by its size.
+    for name in ("grad_norm", "critic/grad_norm"):
+        got = [line[name] for line in RunFolder(done / wrapper / "runs" / "run").read_metrics()]
+        assert got == pytest.approx([line[name] for line in lines], rel=1e-2), name
 
 
 def test_with_kl_in_the_loss_too(done, tmp_path, tiny_model_dir):
