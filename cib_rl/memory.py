@@ -186,6 +186,7 @@ def _activations(shape: Shape, micro: int, one_pass: int, passes: int, between: 
 
 def _cache(recipe: Recipe, policy: Shape, completions: int, length: int, b: int) -> list[Item]:
     engine = recipe.engine
+    b = _BYTES.get(engine.dtype or "", b)
     if engine.name == "vllm":
         share = engine.gpu_memory_utilization
         note = f"{share:.0%} of the device (engine.gpu_memory_utilization)"
@@ -195,7 +196,6 @@ def _cache(recipe: Recipe, policy: Shape, completions: int, length: int, b: int)
             if memory
             else Item("vLLM: weights", b * policy.parameters, f"on a GPU: {note}")
         ]
-    b = _BYTES.get(engine.dtype or "", b)
     rows = min(engine.max_num_seqs, completions)
     size = 2 * b * policy.layers * policy.key * rows * length
     return [Item("KV cache", size, f"{rows} completions of {length:,} tokens")]

@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from cib_rl.errors import RecipeError
 from cib_rl.overrides import apply_override, as_pairs
 from cib_rl.recipe import Recipe, defaults_of_trainer
+from cib_rl.recipe_extends import merged
 from cib_rl.recipe_problems import describe
-from cib_rl.yaml_lines import Document, Path_, parse_document
+from cib_rl.yaml_lines import Path_, parse_document
 
 Overrides = Iterable[str] | Mapping[str, Any]
 
@@ -72,14 +73,30 @@ def find_recipe(ref: str | Path) -> Path:
     raise RecipeError(f"no recipe {str(ref)!r}: no such file, and the shipped ones are {', '.join(names)}.{hint}")
 
 
-def read_recipe(ref: str | Path) -> tuple[Document, str]:
-    """The parsed file and the name it has in errors. Raises RecipeError."""
+def read_recipe(ref: str | Path, _above: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[Path_, str], str]:
+    """The recipe's keys over those of the recipe it extends, the place (`file:line`) of each, and the file's name.
+
+    Raises RecipeError.
+    """
     path = find_recipe(ref)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
-    return parse_document(text, str(path)), str(path)
+    document, name = parse_document(text, str(path)), str(path)
+    own, places = document.data, {at: f"{name}:{line}" for at, line in document.lines.items()}
+    if "extends" not in own:
+        return own, places, name
+    base, place, above = own.pop("extends"), places.pop(("extends",)), (*_above, str(path.resolve()))
+    if not isinstance(base, str):
+        raise RecipeError(f"{place}: extends: expected the name or the file of one recipe, got {base!r}")
+    try:
+        if str(find_recipe(base).resolve()) in above:
+            raise RecipeError(f"{base!r} extends this one in turn")
+    except RecipeError as error:
+        raise RecipeError(f"{place}: extends: {error}") from None
+    inherited, inherited_places, _ = read_recipe(base, above)
+    return *merged(inherited, inherited_places, own, places), name
 
 
 def load_recipe(ref: str | Path, overrides: Overrides = (), *, schema: type[BaseModel] = Recipe) -> Any:
@@ -93,17 +110,17 @@ def load_recipe(ref: str | Path, overrides: Overrides = (), *, schema: type[Base
 
     Raises RecipeError, one message for all problems found.
     """
-    document, name = read_recipe(ref)
-    if schema is Recipe and "models" in document.data and "trainer" not in document.data:
+    data, places, name = read_recipe(ref)
+    if schema is Recipe and "models" in data and "trainer" not in data:
         raise RecipeError(f"{name} is a recipe of supervised training; run it with `cib-rl sft {ref}`")
-    if schema is not Recipe and "trainer" in document.data and "models" not in document.data:
+    if schema is not Recipe and "trainer" in data and "models" not in data:
         raise RecipeError(f"{name} is a recipe of reinforcement learning; run it with `cib-rl train {ref}`")
-    if "distributed_type" in document.data:
+    if "distributed_type" in data:
         raise RecipeError(
             f"{name} is no recipe but a configuration of accelerate: accelerate launch --config_file FILE -m cib_rl "
             "train RECIPE"
         )
-    recipe = validate(document.data, schema, overrides, lines=document.lines, name=name)
+    recipe = validate(data, schema, overrides, places=places, name=name)
     if isinstance(recipe, Recipe):
         recipe.source_name = Path(name).stem
     return recipe
@@ -121,12 +138,12 @@ def validate(
     schema: type[BaseModel],
     overrides: Overrides = (),
     *,
-    lines: dict[Path_, int] | None = None,
+    places: dict[Path_, str] | None = None,
     name: str = "recipe",
 ) -> Any:
     """Apply `overrides` to a copy of `data` and check it against `schema`. Raises RecipeError."""
     data = copy.deepcopy(data)
-    places = {path: f"{name}:{line}" for path, line in (lines or {}).items()}
+    places = dict(places or {})
     for key, value, origin in as_pairs(overrides):
         _write_out_default_list(data, schema, key)
         path = apply_override(data, key, value, origin)

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from cib_rl.grading.qa import cover_match
+from cib_rl.environments.evidence import By, Evidence
 from cib_rl.plugin import PluginError, RewardContext, TokenRewards, reward, turn_rewards
-from cib_rl.spans import decode
-from cib_rl.trajectory import Trajectory, Turn
+from cib_rl.trajectory import Trajectory
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -52,7 +51,7 @@ class InForage:
         *,
         outcome: str = "qa_em",
         evidence: str = "supporting_ids",
-        by: Literal["id", "title", "url", "text"] = "id",
+        by: By = "id",
         weight_of_gain: NonNegativeFloat = 0.2,
         beta: Share = 0.95,
         t_min: NonNegativeInt = 2,
@@ -62,34 +61,31 @@ class InForage:
     ) -> None:
         if by == "text" and context.tokenizer is None:
             raise PluginError("inforage: by: text needs a tokenizer, to read what was shown")
-        self.tokenizer = context.tokenizer
-        self.outcome, self.evidence, self.by = outcome, evidence, by
+        self.outcome, self.evidence = outcome, Evidence(evidence, by, context.tokenizer)
         self.weight_of_gain, self.beta, self.t_min = weight_of_gain, beta, t_min
         self.form, self.per_turn = form, per_turn
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises PluginError where no row has evidence, or some have another thing than a list."""
+        column, by = self.evidence.column, self.evidence.by
         for row in rows:
-            if not isinstance(row.get(self.evidence), (list, str, type(None))):
-                raise PluginError(
-                    f"inforage: row {row.get('id')!r}: {self.evidence} must be its {self.by}, or a list of them"
-                )
-        if not any(row.get(self.evidence) for row in rows):
-            raise PluginError(f"inforage: no task row has evidence in the column {self.evidence!r}")
+            if not isinstance(row.get(column), (list, str, type(None))):
+                raise PluginError(f"inforage: row {row.get('id')!r}: {column} must be its {by}, or a list of them")
+        if not any(row.get(column) for row in rows):
+            raise PluginError(f"inforage: no task row has evidence in the column {column!r}")
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | TokenRewards | None]:
         return [self._reward(t) for t in trajectories]
 
     def _reward(self, trajectory: Trajectory) -> float | TokenRewards | None:
-        evidence = trajectory.task.get(self.evidence) or ()
-        wanted = {evidence} if isinstance(evidence, str) else {str(item) for item in evidence}
+        wanted = self.evidence.wanted(trajectory.task)
         if not wanted:
             return None
         if self.outcome not in trajectory.rewards:
             raise PluginError(
                 f"inforage: the recipe has no outcome reward labelled {self.outcome!r}; name it in `outcome`"
             )
-        found = [self._found(wanted, trajectory, turn) for turn in trajectory.turns]
+        found = self.evidence.found(trajectory)
         new = _new_shares(found, len(wanted))
         covered = max((len(some) / len(wanted) for some in found), default=0.0) if self.form == "code" else sum(new)
         trajectory.diagnostics["evidence_recall"] = sum(new)
@@ -100,18 +96,6 @@ class InForage:
         gains = [self.weight_of_gain * share for share in new]
         gains[-1] += value - sum(gains)
         return turn_rewards(trajectory, gains)
-
-    def _found(self, wanted: set[str], trajectory: Trajectory, turn: Turn) -> set[str]:
-        """What of the evidence a turn's search brought."""
-        if self.by != "text":
-            return wanted & {str(document.get(self.by)) for some in turn.documents for document in some}
-        if not turn.searched:
-            return set()
-        segment = trajectory.segments[turn.segment]
-        rest = segment.policy_mask[turn.end :]
-        shown = segment.completion_ids[turn.end : turn.end + (rest.index(1) if 1 in rest else len(rest))]
-        text = decode(self.tokenizer, shown)
-        return {item for item in wanted if cover_match(golds=[item], prediction=text)}
 
     def _discount(self, trajectory: Trajectory) -> float:
         turns = len(trajectory.turns)

@@ -342,7 +342,8 @@ def test_checkpoints_of_all_passes_of_a_micro_batch_are_kept_in_the_weights_type
     assert items["activations"] - one_layer == sum(kept)
 
 
-def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
+def test_the_estimate_follows_the_recipe(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("cib_rl.memory._device_memory", lambda: 0)
     shape = Shape(1000, 1000, layers=2, hidden=8, query=8, key=4, mlp=16, vocabulary=100)
 
     def sizes(*sets, **options):
@@ -362,8 +363,10 @@ def test_the_estimate_follows_the_recipe(recipe_file, tmp_path):
     assert sizes("engine.max_num_seqs=4", prompt=8)["KV cache"] == plain["KV cache"] / 2
 
     only_the_name = Shape(1000, 1000)
-    named = estimate(load_recipe(recipe_file, ["engine={name: vllm, gpu_memory_utilization: 0.4}"]), only_the_name, {})
+    vllm = "engine={name: vllm, gpu_memory_utilization: 0.4, dtype: bfloat16}"
+    named = estimate(load_recipe(recipe_file, [vllm]), only_the_name, {})
     assert any(item.name.startswith("vLLM: weights") and "40% of the device" in item.note for item in named)
+    assert sizes(vllm)["vLLM: weights"] == 2000
     assert "activations" not in {item.name for item in named}
 
     config = tmp_path / "zero2.json"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.environments.base import EpisodeEngine, record_generation
+from cib_rl.environments.evidence import By, Evidence
 from cib_rl.environments.folding import visible
 from cib_rl.environments.search_block import Found
 from cib_rl.environments.search_dialogue import Dialogue, Tags, interleaved
@@ -52,6 +53,8 @@ class SearchKeys(BaseModel):
     retries: int = Field(2, ge=0, description="further tries of a query that failed; remote: 0, it has its own")
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
+    evidence: str | None = Field("supporting_ids", description="column of the evidence, whose recall is logged")
+    evidence_by: By = Field("id", description="what of a document is compared with it")
     protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
 
 
@@ -65,7 +68,7 @@ class Search:
 
     Diagnostics of each trajectory: `searches`, `queries`, `empty_queries`, `repeated_queries`, `dropped_queries`,
     `failed_queries`, `empty_results`, `invalid_actions`, `decomposed` (searches of several queries),
-    `environment_tokens`, `finished` (1 with an answer).
+    `environment_tokens`, `finished` (1 with an answer); and for tasks that name their evidence `evidence_recall`.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Search:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
         self.dialogue = _dialogue(section, tokenizer, keys)
         self.protocol = self.dialogue.protocol
+        self.evidence = Evidence(keys.evidence, keys.evidence_by, tokenizer) if keys.evidence else None
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
 
     def prompt(self, task: Mapping[str, Any]) -> list[int]:
@@ -124,6 +128,8 @@ class Search:
             segment.append_environment(observation)
         trajectory.diagnostics |= {name: float(value) for name, value in counts.items()}
         trajectory.diagnostics["environment_tokens"] = float(len(segment) - trajectory.num_tokens)
+        if self.evidence is not None and (recall := self.evidence.recall(trajectory)) is not None:
+            trajectory.diagnostics["evidence_recall"] = recall
         if self.keys.drop_failed and counts["failed_queries"]:
             trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
         return trajectory

@@ -158,6 +158,28 @@ def test_presets_speak_their_papers_tags(preset):
     assert "who was it" in decode(tokenizer, engine.requests[0])
 
 
+@pytest.mark.parametrize(
+    ("gold", "keys", "recall"),
+    [
+        ({"supporting_ids": ["a-1", "b-1", "c-1", "d-1"]}, {}, 0.75),  # found twice counts once
+        ({"supporting_ids": []}, {}, None),
+        ({}, {}, None),
+        ({"supporting_ids": ["a-1"]}, {"evidence": None}, None),
+        ({"titles": ["T a", "T d"]}, {"evidence": "titles", "evidence_by": "title"}, 0.5),
+        ({"urls": "http://c"}, {"evidence": "urls", "evidence_by": "url"}, 1.0),
+        ({"answer": ["About B", "bout b", "nowhere"]}, {"evidence": "answer", "evidence_by": "text"}, 1 / 3),
+    ],
+)
+def test_the_share_of_the_evidence_that_was_brought_is_noted(gold, keys, recall):
+    library = Library(lambda q: [Document(f"{q}-1", f"T {q}", f"about {q}", url=f"http://{q}")])
+    texts = ["<search>a ## b</search>", "<search>c</search>", "nowhere <answer>done</answer>"]
+    made = environment(byte_level(), library, **keys)
+    engine = EpisodeEngine(Script(byte_level(), texts), Sampling(max_tokens=4000), 0)
+    t = asyncio.run(made.run({"id": "0", "prompt": "who was it", "answer": "x", **gold}, engine))
+    assert t.diagnostics["searches"] == 2
+    assert t.diagnostics.get("evidence_recall") == (recall if recall is None else pytest.approx(recall))
+
+
 def test_a_failed_query_is_told_counted_and_tried_again_and_can_leave_the_update():
     tokenizer, tries = byte_level(), Counter()
 
