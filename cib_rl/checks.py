@@ -230,7 +230,7 @@ def _environment(
     found: Findings,
 ) -> tuple[Status, str]:
     """Build the environment and make prompts: a missing chat template shows here. Without tokenizer check its keys."""
-    from cib_rl.environments.base import check_section, make_environment
+    from cib_rl.environments.factory import check_section, make_environment
 
     limit = recipe.environment.max_completion_length
     if tokenizer is None:

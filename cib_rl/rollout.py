@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.environments.base import Environment, EpisodeEngine
 from cib_rl.errors import UserError
+from cib_rl.event_loop import run_anywhere
 from cib_rl.grading.answers import extract_answer
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason, Trajectory
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,3 @@ def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_st
     ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
     marks = [decode(tokenizer, trajectory.policy_ids[-1:])] if ended else []
     trajectory.answer = extract_answer(trajectory.policy_text, answer_style, special_tokens=marks)
-
-
-def run_anywhere(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """`asyncio.run`, in a thread of its own where a loop runs already (notebooks)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1, thread_name_prefix="rollout") as thread:
-        return thread.submit(asyncio.run, coroutine).result()

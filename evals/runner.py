@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.pump import sampling_problem
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
 from cib_rl.evals.report import require_same_questions

@@ -21,9 +21,9 @@ from cib_rl.environments.search_dialogue import Dialogue, Tags, interleaved
 from cib_rl.environments.search_protocol import Action
 from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.errors import UserError
+from cib_rl.event_loop import run_anywhere
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
-from cib_rl.rollout import run_anywhere
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
 _CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
@@ -254,11 +254,11 @@ def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
 
 def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
     """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
-    from cib_rl.retrieval.factory import make_retriever
+    from cib_rl.retrieval.factory import BUILT_IN, make_retriever
 
     keys = read_keys(section.kwargs)
     if not isinstance(keys.retriever.get("name"), str):
-        raise UserError("environment.retriever.name is missing: bm25, remote, or package.module:Class")
+        raise UserError(f"environment.retriever.name is missing: {', '.join(BUILT_IN)}, or a class of your own")
     if keys.retriever["name"] == "remote" and "retries" not in keys.model_fields_set:
         keys = keys.model_copy(update={"retries": 0})  # the client tries again itself
     rest = {key: value for key, value in keys.retriever.items() if key != "name"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cib_rl.engines.base import Sampling
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.evals.runner import start_engine
 from cib_rl.grading.qa import exact_match
 from cib_rl.models import load_tokenizer, resolve_model
