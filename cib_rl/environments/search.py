@@ -69,7 +69,12 @@ class Search:
     Diagnostics of each trajectory: `searches`, `queries`, `empty_queries`, `repeated_queries`, `dropped_queries`,
     `failed_queries`, `empty_results`, `invalid_actions`, `decomposed` (searches of several queries),
     `environment_tokens`, `finished` (1 with an answer); and for tasks that name their evidence `evidence_recall`.
+
+    The answer is that of the turn that ended the episode. Pieces of one in other turns, cut off or behind a search, are
+    none: an episode that did not finish has no answer.
     """
+
+    reads_answers = True
 
     def __init__(
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
@@ -102,7 +107,7 @@ class Search:
                 break
             action = self.dialogue.read(generation)
             if action.kind == "answer":
-                counts["finished"] = int(action.answered)
+                trajectory.answer, counts["finished"] = action.answer, int(action.answer is not None)
                 trajectory.stop_reason = action.reason or trajectory.stop_reason
                 break
             if generation.stop_reason is StopReason.EOS and action.kind == "none" and self.keys.eos_ends:

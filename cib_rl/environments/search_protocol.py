@@ -66,13 +66,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Action:
-    """What a turn asks for: a search by one call or several, an end of the episode (`answered`: with an answer), or
-    nothing that could be understood. `surplus`: calls that were left out, being too many. `reason`: why an episode
-    ends, where the engine's reason says less (a stop string that is the end of a message)."""
+    """What a turn asks for: a search by one call or several, an end of the episode (`answer`: stripped, None where it
+    is empty or there is none), or nothing that could be understood. `surplus`: calls that were left out, being too
+    many. `reason`: why an episode ends, where the engine's reason says less (a stop string that is the end of a
+    message)."""
 
     kind: Literal["search", "answer", "none"]
     calls: list[Call] = field(default_factory=list)
-    answered: bool = True
+    answer: str | None = None
     surplus: int = 0
     reason: StopReason | None = None
 
@@ -129,7 +130,7 @@ class Protocol:
         if match is None:
             return Action("none")
         if match[1] == self.answer:
-            return Action("answer")
+            return Action("answer", answer=match[2].strip() or None)
         parts = match[2].split(self.delimiter) if self.delimiter else [match[2]]
         return Action("search", [Call([" ".join(part.split()) for part in parts])])
 

@@ -21,6 +21,7 @@ from cib_rl.environments.search_protocol import PRESETS
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.rollout import Episode, Rollouts
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason
 from tests.environments.chat_templates import TEMPLATES, tool_tokenizer
@@ -95,6 +96,14 @@ def play(tokenizer, texts, retriever=None, *, limit=4000, cut=None, **keys):
     return trajectory, engine, made
 
 
+def rolled_out(texts, **keys):
+    """As in training: the rollout's last touch is there, too."""
+    made = environment(byte_level(), Library(lambda query: [Document("1", "T", "about it")]), **keys)
+    rollouts = Rollouts(made, Script(byte_level(), texts), byte_level(), keys.get("answer", "tag"))
+    (trajectory,) = rollouts.run([Episode(TASK, 0, 0, seed=1)], Sampling(max_tokens=4000))
+    return trajectory, made
+
+
 def observations(trajectory):
     """What stands between the turns."""
     (segment,) = trajectory.segments
@@ -137,6 +146,35 @@ def test_a_turn_without_an_action_is_told_so_and_the_last_turn_does_not_search()
     assert t.diagnostics["invalid_actions"] == 1 and t.diagnostics.get("finished", 0) == 0
     t, engine, _ = play(tokenizer, ["hm", "more"], eos_ends=True)
     assert t.stop_reason is StopReason.EOS and len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "keys"),
+    [
+        (["<answer>Rome</search>", "</answer>"], {"turns": 1}),  # each stop string ends a turn
+        (["<answer>Rome", "</answer> hm"], {"turns": 1, "max_turn_length": 12}),  # cut off, and gone on with
+        (["<search>a <answer>Rome</search>", "</answer>"], {"turns": 1}),
+        (["<answer>Rome</search>", "hm", "</answer>"], {"turns": 2}),
+        (["<answer> </answer>"], {}),
+    ],
+)
+def test_pieces_of_an_answer_are_none_where_the_episode_did_not_finish(texts, keys):
+    t, _ = rolled_out(texts, **keys)
+    assert len(t.turns) == len(texts) and t.answer is None and t.diagnostics["finished"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "answer"),
+    [
+        ("<answer> Rome\n</answer>", {}, "Rome"),
+        ("<final>Rome</final>", {"protocol": {"answer": "final"}}, "Rome"),
+        (r"<answer>It is \boxed{Rome}.</answer>", {"answer": "boxed"}, "Rome"),
+        ("<answer>It is Rome.</answer>", {"answer": "boxed"}, None),
+    ],
+)
+def test_the_answer_is_that_of_the_turn_that_ended_the_episode(text, keys, answer):
+    t, _ = rolled_out([r"<search>a</search>", r"<answer>Oslo</search> \boxed{Oslo}", text], **keys)
+    assert len(t.turns) == 3 and t.answer == answer and t.diagnostics["finished"] == (answer is not None)
 
 
 def test_empty_repeated_and_surplus_queries_are_counted_and_not_carried_out():
@@ -280,8 +318,10 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
             assert not _structure(tokenizer, made, inner)
         assert len(ids) <= max(observation * made.keys.max_queries, sum(map(len, frame)))
     assert context is None or len(whole) <= context
-    assert t.stop_reason is not None and not t.stop_reason.failed and not t.errors
-    assert t.diagnostics.get("finished", 0) == _answered(t, made)
+    assert t.stop_reason is _why(t, made, limit) and not t.errors
+    assert t.diagnostics["finished"] == (t.answer is not None)
+    last = t.turns[-1]
+    assert t.answer is None or t.answer in decode(tokenizer, segment.completion_ids[last.start : last.end])
     assert t.diagnostics["environment_tokens"] == len(segment) - t.num_tokens
 
 
@@ -305,11 +345,16 @@ def _structure(tokenizer, made, ids):
     return tags + [i for i in ids if i in tokenizer.all_special_ids and i != tokenizer.unk_token_id]
 
 
-def _answered(trajectory, made):
+def _why(trajectory, made, limit):
+    """Why the episode ended, from its turns and the limits."""
     last = trajectory.turns[-1]
     ids = trajectory.segments[0].completion_ids[last.start : last.end]
-    action = made.dialogue.read(Generation(ids, [], last.stop_reason))
-    return action.kind == "answer" and action.answered
+    if made.dialogue.read(Generation(ids, [], last.stop_reason)).kind == "answer":
+        tools = made.keys.preset == "tool_calls"
+        return StopReason.EOS if tools else last.stop_reason
+    if trajectory.num_tokens == limit:
+        return StopReason.LENGTH
+    return StopReason.MAX_TURNS if len(trajectory.turns) == made.keys.turns + 1 else StopReason.CONTEXT
 
 
 def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed():

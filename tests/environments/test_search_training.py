@@ -207,7 +207,7 @@ def test_prompts_that_cannot_be_asked_are_refused_before_training(place, tmp_pat
     rows = (tmp_path / "run" / "tasks.jsonl").read_text().splitlines()
     rows[2] = json.dumps(json.loads(rows[2]) | {"prompt": [{"role": "user", "content": "Where?"}]})
     (tmp_path / "run" / "tasks.jsonl").write_text("\n".join(rows) + "\n")
-    with pytest.raises(UserError, match="must be the question as text, not messages"):
+    with pytest.raises(UserError, match="row '2': to search in tags, prompt must be the question as text, not messages"):
         _weights(recipe)
     assert not (tmp_path / "run" / "runs" / "run").exists()
 
