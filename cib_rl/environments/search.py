@@ -158,13 +158,17 @@ class Search:
         self, trajectory: Trajectory, action: Action, asked: set[str], counts: Counter[str]
     ) -> list[list[list[int]]]:
         """For each call of a turn the pieces of its reply; all queries of all calls are under way at once."""
-        turn, chosen = trajectory.turns[-1], [self._chosen(call.queries, asked, counts) for call in action.calls]
+        turn, chosen, room = trajectory.turns[-1], list[list[str]](), self.keys.max_queries
+        for call in action.calls:
+            chosen.append(self._chosen(call.queries, asked, counts, room))
+            room -= len(chosen[-1])
         started = time.perf_counter()
         if any(call.fault is None for call in action.calls):
             turn.searched, turn.queries = True, [query for queries in chosen for query in queries]
             counts["searches"] += 1
         found = await asyncio.gather(*(self._retrieve(query) for query in turn.queries))
         turn.search_latency = time.perf_counter() - started
+        asked -= {query.casefold() for query, some in zip(turn.queries, found, strict=True) if isinstance(some, str)}
         turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
         counts["queries"] += len(found)
         counts["decomposed"] += len(found) > 1
@@ -195,8 +199,8 @@ class Search:
         left = min(max(0, most - around), self._left(segment) - around - 1)  # a token must be left to be sampled
         return interleaved(frame, self.dialogue.shown.fit(replies, left)) if left >= 0 else None
 
-    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
-        """The queries that are carried out: not empty, not asked before in this episode, not too many."""
+    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str], room: int) -> list[str]:
+        """The queries that are carried out: not empty, not asked before in this episode, at most `room`."""
         queries: list[str] = []
         for part in parts:
             known = part.casefold()
@@ -204,7 +208,7 @@ class Search:
                 counts["empty_queries"] += 1
             elif known in asked:
                 counts["repeated_queries"] += 1
-            elif len(queries) == self.keys.max_queries:
+            elif len(queries) == room:
                 counts["dropped_queries"] += 1
             else:
                 asked.add(known)

@@ -237,6 +237,15 @@ def test_a_failed_query_is_told_counted_and_tried_again_and_can_leave_the_update
         assert t.failed == drop and t.turns[0].documents[0] == []
 
 
+def test_a_query_that_failed_can_be_asked_again():
+    answers = iter([RetrievalError("refused", "nobody there"), [Document("1", "T", "about it")], []])
+    texts = ["<search>a</search>", "<search>A</search>", "<search>a</search>", "<answer>y</answer>"]
+    t, _, _ = play(byte_level(), texts, Library(lambda query: next(answers)), retries=0)
+    failed, found, again = block_texts(byte_level(), t)
+    assert "The search failed" in failed and "about it" in found and "asked before" in again
+    assert t.diagnostics["failed_queries"] == t.diagnostics["repeated_queries"] == 1 and t.diagnostics["queries"] == 2
+
+
 def test_nothing_outlives_its_time():
     slow = Library(lambda query: [], {"slow": 30.0})
     texts = ["<search>slow ## b</search>", "<answer>y</answer>"]

@@ -154,6 +154,10 @@ def test_calls_beyond_the_most_are_left_out_counted_and_told():
     (reply,) = replies(t, made.tokenizer)
     assert made.retriever.asked == ["a", "b", "c"] and t.diagnostics["dropped_queries"] == 2
     assert reply.count("<tool_response>") == 3 and "the others were not carried out" in reply
+    lists = written("hermes", ("search", {"query": ["a", "b"]}), ("search", {"query": ["b", "c", "d"]}))
+    t, _, made = play("hermes", [lists, "<answer>y</answer><|im_end|>"], max_queries=3, protocol={"queries": "list"})
+    assert made.retriever.asked == ["a", "b", "c"]  # of one message, however many calls it has
+    assert t.diagnostics["dropped_queries"] == t.diagnostics["repeated_queries"] == 1
     two = search("llama3", "a").replace("<|eot_id|>", "") + search("llama3", "b")
     t, _, made = play("llama3", [two, "<answer>y</answer><|eot_id|>"])
     assert made.retriever.asked == ["a"] and "the others were not carried out" in replies(t, made.tokenizer)[0]
