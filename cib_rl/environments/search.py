@@ -139,6 +139,14 @@ class Search:
             trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
         return trajectory
 
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises UserError for a row whose evidence cannot be read."""
+        for row in rows if self.evidence is not None else ():
+            try:
+                self.evidence.wanted(row)
+            except UserError as error:
+                raise UserError(f"{error}; environment.evidence names the column, null none") from None
+
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer; asked once, before training."""
         run_anywhere(self.retriever.check())
