@@ -68,8 +68,10 @@ class Tags:
     def prompt(self, task: Mapping[str, Any]) -> list[int]:
         question = task["prompt"]
         if not isinstance(question, str):
-            raise UserError(f"row {task.get('id')!r}: to search in tags, prompt must be the question as text, not messages")
-        return encode_prompt(self.protocol.template.replace("{question}", question), self.section, self.tokenizer)
+            raise UserError(
+                f"row {task.get('id')!r}: to search in tags, prompt must be the question as text, not messages"
+            )
+        return encode_prompt(self.protocol.asking(question), self.section, self.tokenizer)
 
     def read(self, generation: Generation) -> Action:
         text = decode(self.tokenizer, generation.ids)

@@ -196,6 +196,17 @@ def test_presets_speak_their_papers_tags(preset):
     assert "who was it" in decode(tokenizer, engine.requests[0])
 
 
+@pytest.mark.parametrize("preset", ["search_r1", "parallel_search"])
+def test_their_data_end_each_question_with_a_mark(preset):
+    """arXiv 2503.09516 and 2508.09303, the released scripts: white space off, a question mark where there is none."""
+    made = environment(byte_level(), Library(None), preset=preset)
+    prompts = [decode(byte_level(), made.prompt({"prompt": q})) for q in (" who was it \n", "who was it?")]
+    assert prompts[0] == prompts[1] and prompts[0].endswith("</answer>. Question: who was it?\n")
+    for other in ({"preset": "inforage"}, {"preset": preset, "protocol": {"question_mark": False}}, {}):
+        made = environment(byte_level(), Library(None), **other)
+        assert " who was it " in decode(byte_level(), made.prompt({"prompt": " who was it "}))
+
+
 @pytest.mark.parametrize(
     ("gold", "keys", "recall"),
     [
@@ -398,6 +409,13 @@ def test_braces_of_a_document_are_text():
         ({"protocol": {"document": "{title}"}}, r"\{text\} does not occur"),
         ({"protocol": {"tag": "x"}}, "unknown key 'tag'; known: after, answer"),
         ({"protocol": {"search": "answer"}}, "two tags have the same name"),
+        ({"protocol": {"search": "<q>"}}, "'<q>' cannot be the name of a tag"),
+        ({"protocol": {"search": ""}}, "'' cannot be the name of a tag"),
+        ({"protocol": {"template": ["Q: {question}"]}}, r"protocol.template: \['Q: {question}'\] is no text"),
+        ({"protocol": {"delimiter": 5}}, "protocol.delimiter: 5 is no text"),
+        ({"protocol": {"invalid": None}}, "protocol.invalid: None is no text"),
+        ({"protocol": {"question_mark": "yes"}}, "protocol.question_mark: 'yes' is no true or false"),
+        ({"preset": "search_r1", "protocol": {"template": "Q: "}}, r"\{question\} does not occur"),
     ],
 )
 def test_protocols_that_cannot_work_are_refused(keys, says):
