@@ -39,7 +39,8 @@ class InForage:
         by: what of a document is compared with it: id, title, url; or `text`: a text counts as found when it stands in
             what the policy was shown (both normalised as answers are, whole words), so that where a data set names no
             documents the gold answers can be the evidence (`evidence: answer, by: text`). Each text is a piece of its
-            own: of an answer that is given in two spellings a document with one of them has half.
+            own: of an answer that is given in two spellings a document with one of them has half. What one of several
+            queries says itself is not found by their search, since its header may repeat it.
         weight_of_gain: w.
         beta, t_min: β and T_min.
         form: `paper` or `code`.

@@ -21,7 +21,8 @@ class Evidence:
     Attributes:
         column: column of the task rows: a list of what `by` names, or a single one. The same twice is one piece.
         by: what of a document is compared with it: id, title, url; or `text`: a text counts as found when it stands in
-            what the policy was shown (both normalised as answers are, whole words).
+            what the policy was shown (both normalised as answers are, whole words), but not where one of several
+            queries says it itself: a header may repeat that.
         tokenizer: reads what was shown; needed for `text`.
     """
 
@@ -62,4 +63,9 @@ class Evidence:
         rest = segment.policy_mask[turn.end :]
         shown = segment.completion_ids[turn.end : turn.end + (rest.index(1) if 1 in rest else len(rest))]
         text = decode(self.tokenizer, shown)
-        return {item for item in wanted if cover_match(golds=[item], prediction=text)}
+        said = turn.queries if len(turn.queries) > 1 else []
+        return {item for item in wanted if _holds(text, item) and not any(_holds(query, item) for query in said)}
+
+
+def _holds(text: str, item: str) -> bool:
+    return cover_match(golds=[item], prediction=text)

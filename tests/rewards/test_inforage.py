@@ -83,6 +83,16 @@ def test_evidence_belongs_to_the_episode_wherever_it_stands_in_the_batch():
             assert _totals([rows[i] for i in order], form=form) == pytest.approx([expected[i] for i in order])
 
 
+def test_a_query_that_is_repeated_in_a_header_brings_no_evidence():
+    shown = "Results 1 for: Esk Doc 1(Title: T) a river Results 2 for: Borland Doc 1(Title: T) a town"
+    guess = episode([("Esk", ["1"]), ("Borland", ["2"])], shown=shown, gold=["Esk"])
+    honest = episode(
+        [("the river", ["1"]), ("Borland", ["2"])], shown=shown.replace("a river", "the Esk"), gold=["Esk"]
+    )
+    alone = episode([("Esk", ["1"])], shown="Doc 1(Title: T) the Esk", gold=["Esk"])  # one query has no header
+    assert _totals([guess, honest, alone], evidence="gold", by="text") == pytest.approx([1.0, 1.2, 1.2])
+
+
 def test_urls_can_be_the_evidence():
     row = episode([("a", ["1", "2"])], urls=["u1", "u3"])
     row.turns[0].documents[0][0]["url"] = "u1"
