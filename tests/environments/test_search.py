@@ -297,10 +297,11 @@ TEXT = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
     documents=st.lists(st.tuples(TEXT, TEXT), max_size=4),
     failing=st.booleans(),
     limits=st.tuples(st.integers(1, 200), st.integers(1, 60), st.integers(16, 90), st.none() | st.integers(500, 1500)),
+    block=st.integers(16, 200),
     seed=st.integers(0, 99),
 )
 def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
-    kind, texts, documents, failing, limits, seed
+    kind, texts, documents, failing, limits, block, seed
 ):
     tools = kind in TEMPLATES
     tokenizer, rng = tool_tokenizer(kind) if tools else TOKENIZERS[kind](), random.Random(seed)
@@ -313,7 +314,7 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
 
     t, engine, made = play(
         tokenizer, texts, Library(answer), limit=limit, max_turn_length=turn_length, retries=0,
-        max_observation_length=observation, max_context_length=context, turns=3,
+        max_observation_length=observation, max_block_length=block, max_context_length=context, turns=3,
         preset="tool_calls" if tools else None,
     )  # fmt: skip
     (segment,) = t.segments
@@ -336,7 +337,8 @@ def test_tokens_mask_blocks_and_context_hold_for_any_policy_and_any_documents(
         frame = made.dialogue.frame(last, max(1, len(made.dialogue.read(last).calls)))
         for inner in _inside(ids, frame):
             assert not _structure(tokenizer, made, inner)
-        assert len(ids) <= max(observation * made.keys.max_queries, sum(map(len, frame)))
+        room = min(observation * max(1, len(turn.queries)), made.keys.max_block_length)
+        assert len(ids) <= max(room, sum(map(len, frame)))
     assert context is None or len(whole) <= context
     assert t.stop_reason is _why(t, made, limit) and not t.errors
     assert t.diagnostics["finished"] == (t.answer is not None)
