@@ -118,7 +118,7 @@ class Search:
             if turn + 1 == self.keys.turns + self.keys.final_answer:
                 trajectory.stop_reason = StopReason.MAX_TURNS
                 break
-            if action.kind == "search" and turn < self.keys.turns:
+            if action.kind == "search":
                 replies = await self._replies(trajectory, action, asked, counts)
                 observation = self._fitted(
                     self.dialogue.frame(generation, len(replies)), replies, segment, len(trajectory.turns[-1].queries)
