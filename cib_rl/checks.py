@@ -238,6 +238,8 @@ def _environment(
         return "unchecked", f"up to {limit:,} tokens per completion; not made without the tokenizer"
     made = make_environment(recipe.environment, tokenizer, base)
     out.append(made)
+    if look := getattr(made, "check_rows", None):
+        look(rows)
     prompt = getattr(made, "prompt", None)
     if not rows or prompt is None:
         return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"

@@ -59,8 +59,9 @@ class Rollouts:
         """
         started = time.perf_counter()
         trajectories = run_anywhere(self._run_all(episodes, sampling, on_episode))
+        reads_answers = getattr(self.environment, "reads_answers", False)
         for trajectory in trajectories:
-            finish(trajectory, self.tokenizer, self.answer_style)
+            finish(trajectory, self.tokenizer, None if reads_answers else self.answer_style)
         self.seconds = time.perf_counter() - started
         return trajectories
 
@@ -97,12 +98,17 @@ class Rollouts:
         return list(await asyncio.gather(*(play(episode) for episode in episodes)))
 
 
-def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_style: str) -> None:
-    """Fill in text, policy text and answer of an episode whose tokens and stop reason are known."""
+def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_style: str | None) -> None:
+    """Fill in text, policy text and answer of an episode whose tokens and stop reason are known.
+
+    `answer_style`: see `extract_answer`; None: the environment has read the answer itself.
+    """
     trajectory.text = decode(tokenizer, trajectory.completion_ids)
     # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
     all_policy = all(trajectory.policy_mask)
     trajectory.policy_text = trajectory.text if all_policy else decode(tokenizer, trajectory.policy_ids)
+    if answer_style is None:
+        return
     # The token that ended the last turn is no part of an answer that reaches to the end of the text.
     ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
     marks = [decode(tokenizer, trajectory.policy_ids[-1:])] if ended else []

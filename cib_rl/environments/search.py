@@ -69,7 +69,12 @@ class Search:
     Diagnostics of each trajectory: `searches`, `queries`, `empty_queries`, `repeated_queries`, `dropped_queries`,
     `failed_queries`, `empty_results`, `invalid_actions`, `decomposed` (searches of several queries),
     `environment_tokens`, `finished` (1 with an answer); and for tasks that name their evidence `evidence_recall`.
+
+    The answer is that of the turn that ended the episode. Pieces of one in other turns, cut off or behind a search, are
+    none: an episode that did not finish has no answer.
     """
+
+    reads_answers = True
 
     def __init__(
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
@@ -102,7 +107,7 @@ class Search:
                 break
             action = self.dialogue.read(generation)
             if action.kind == "answer":
-                counts["finished"] = int(action.answered)
+                trajectory.answer, counts["finished"] = action.answer, int(action.answer is not None)
                 trajectory.stop_reason = action.reason or trajectory.stop_reason
                 break
             if generation.stop_reason is StopReason.EOS and action.kind == "none" and self.keys.eos_ends:
@@ -113,7 +118,7 @@ class Search:
             if turn + 1 == self.keys.turns + self.keys.final_answer:
                 trajectory.stop_reason = StopReason.MAX_TURNS
                 break
-            if action.kind == "search" and turn < self.keys.turns:
+            if action.kind == "search":
                 replies = await self._replies(trajectory, action, asked, counts)
                 observation = self._fitted(
                     self.dialogue.frame(generation, len(replies)), replies, segment, len(trajectory.turns[-1].queries)
@@ -134,6 +139,14 @@ class Search:
             trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
         return trajectory
 
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises UserError for a row whose evidence cannot be read."""
+        for row in rows if self.evidence is not None else ():
+            try:
+                self.evidence.wanted(row)
+            except UserError as error:
+                raise UserError(f"{error}; environment.evidence names the column, null none") from None
+
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer; asked once, before training."""
         run_anywhere(self.retriever.check())
@@ -153,13 +166,17 @@ class Search:
         self, trajectory: Trajectory, action: Action, asked: set[str], counts: Counter[str]
     ) -> list[list[list[int]]]:
         """For each call of a turn the pieces of its reply; all queries of all calls are under way at once."""
-        turn, chosen = trajectory.turns[-1], [self._chosen(call.queries, asked, counts) for call in action.calls]
+        turn, chosen, room = trajectory.turns[-1], list[list[str]](), self.keys.max_queries
+        for call in action.calls:
+            chosen.append(self._chosen(call.queries, asked, counts, room))
+            room -= len(chosen[-1])
         started = time.perf_counter()
         if any(call.fault is None for call in action.calls):
             turn.searched, turn.queries = True, [query for queries in chosen for query in queries]
             counts["searches"] += 1
         found = await asyncio.gather(*(self._retrieve(query) for query in turn.queries))
         turn.search_latency = time.perf_counter() - started
+        asked -= {query.casefold() for query, some in zip(turn.queries, found, strict=True) if isinstance(some, str)}
         turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
         counts["queries"] += len(found)
         counts["decomposed"] += len(found) > 1
@@ -190,8 +207,8 @@ class Search:
         left = min(max(0, most - around), self._left(segment) - around - 1)  # a token must be left to be sampled
         return interleaved(frame, self.dialogue.shown.fit(replies, left)) if left >= 0 else None
 
-    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
-        """The queries that are carried out: not empty, not asked before in this episode, not too many."""
+    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str], room: int) -> list[str]:
+        """The queries that are carried out: not empty, not asked before in this episode, at most `room`."""
         queries: list[str] = []
         for part in parts:
             known = part.casefold()
@@ -199,7 +216,7 @@ class Search:
                 counts["empty_queries"] += 1
             elif known in asked:
                 counts["repeated_queries"] += 1
-            elif len(queries) == self.keys.max_queries:
+            elif len(queries) == room:
                 counts["dropped_queries"] += 1
             else:
                 asked.add(known)

@@ -40,8 +40,7 @@ class RecordedSearch:
 
     def segment(self, question: str, completion: str, where: str) -> Segment:
         """The episode, without an end of sequence. Raises UserError, with `where`, for a block that is not closed."""
-        prompt = self.protocol.template.replace("{question}", question)
-        segment = Segment(encode_prompt(prompt, self.section, self.tokenizer))
+        segment = Segment(encode_prompt(self.protocol.asking(question), self.section, self.tokenizer))
         for text, is_block in self._parts(completion):
             if is_block:
                 segment.append_environment(self._encode_block(text))

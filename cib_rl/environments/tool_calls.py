@@ -107,7 +107,7 @@ class ToolCalls:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
         last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
         if last is None or not isinstance(messages[last].get("content"), str):
-            raise UserError("environment search: a task's prompt has no message of the user's with a text")
+            raise UserError(f"row {task.get('id')!r}: prompt has no message of the user's with a text")
         question = messages[last]["content"]
         messages[last]["content"] = self.protocol.template.replace("{question}", question)
         return encode_prompt(messages, self.section, self.tokenizer, tools=[self.protocol.tool])
@@ -125,7 +125,7 @@ class ToolCalls:
             return Action("none")
         marks = self.tokenizer.all_special_tokens  # an end of sequence that is not the template's
         answer = extract_answer(text, self.section.answer, special_tokens=marks)
-        return Action("answer", answered=answer is not None, reason=StopReason.EOS)
+        return Action("answer", answer=answer, reason=StopReason.EOS)
 
     def frame(self, generation: Generation, replies: int) -> list[list[int]]:
         """What the template puts around so many tool messages, and the end of the message if it was cut off."""
