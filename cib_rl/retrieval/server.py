@@ -19,11 +19,11 @@ from pydantic import BaseModel, Field
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Section
+from cib_rl.retrieval.access import read_token
 from cib_rl.retrieval.base import RetrievalError, Retriever
 from cib_rl.retrieval.batching import Batcher
 from cib_rl.retrieval.factory import open_index
 from cib_rl.retrieval.guard import Guard
-from cib_rl.retrieval.remote import read_token
 from cib_rl.retrieval.wire import to_wire
 
 GRACE = 10  # seconds that requests under way get when the server is stopped
