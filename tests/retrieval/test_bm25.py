@@ -110,6 +110,15 @@ def test_searches_that_run_at_once_are_ranked_in_one_passage_to_the_thread(tmp_p
     assert batches == [40, 2]
 
 
+def test_half_of_a_surrogate_pair_is_not_searched_for(tmp_path):
+    """An encoder of sentences takes none, and one query would fail all that are encoded with it."""
+    retriever = opened(index_of(tmp_path, ROWS))
+    searched, inner = [], retriever._search
+    retriever._search = lambda queries, k: searched.extend(queries) or inner(queries, k)
+    assert [some[0].id for some in search(retriever, ["babbage \ud83d", "lovelace"], 1)] == ["b", "a"]
+    assert searched == ["babbage ?", "lovelace"]
+
+
 def test_a_closed_retriever_says_so(tmp_path):
     retriever = opened(index_of(tmp_path, ROWS))
     asyncio.run(retriever.close())

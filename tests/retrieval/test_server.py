@@ -181,6 +181,24 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(tmp_path):
     assert status == 413 and "longer than 500 bytes" in answer["detail"]
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
+    async def half():
+        yield b'{"queries": '
+        await asyncio.sleep(LIMIT)
+
+    status, answer = post(app_of(tmp_path, timeout=0.3), None, content=half())
+    assert status == 408 and "did not come within 0.3 s" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"queries": [' + b"1, " * 50_000 + b"1]}", b'{"queries": [{"a": "\\ud800"}]}', b'{"queries": [], "topk": NaN}'],
+)
+def test_a_mistake_is_told_in_a_few_words_whatever_was_sent(tmp_path, body):
+    status, answer = post(app_of(tmp_path), None, content=body, headers={"content-type": "application/json"})
+    assert status == 422 and len(json.dumps(answer)) < 300
+
+
 def test_bytes_that_are_no_json_are_the_clients_mistake(tmp_path):
     app = app_of(tmp_path)
     for content in (b"{", b"\xff"):
