@@ -137,7 +137,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="exists already; nothing is overwritten"):
         build_index(tmp_path / "corpus.jsonl", tmp_path / "link")
-    with pytest.raises(UserError, match="--out .*: no folder can be made there"):
+    with pytest.raises(UserError, match=r"--out .*: no folder can be made there"):
         build_index(tmp_path / "corpus.jsonl", tmp_path / "corpus.jsonl" / "index")
 
 
@@ -149,7 +149,7 @@ def test_a_folder_that_comes_to_be_while_an_index_is_built_is_not_overwritten(tm
 
 
 def test_a_full_disk_is_told_and_nothing_is_left_behind(tmp_path):
-    with pytest.raises(UserError, match="--out .*: No space left on device"), new_index_folder(tmp_path / "i"):
+    with pytest.raises(UserError, match=r"--out .*: No space left on device"), new_index_folder(tmp_path / "i"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
 

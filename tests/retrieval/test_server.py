@@ -80,6 +80,18 @@ def test_a_stop_lets_the_request_under_way_finish(tmp_path):
 
 @pytest.mark.server
 @pytest.mark.slow
+def test_a_stop_does_not_wait_for_a_request_that_never_ends(tmp_path):
+    with served(index_of(tmp_path, ROWS), "--timeout", 10 * LIMIT) as (url, process):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=LIMIT) as half_sent:
+            half_sent.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+            httpx.get(f"{url}/health", trust_env=False)  # the first connection has been taken by now
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT) == 0
+
+
+@pytest.mark.server
+@pytest.mark.slow
 def test_it_listens_on_loopback_asks_for_its_token_and_ctrl_c_is_130(tmp_path):
     (tmp_path / "token").write_text("s3cret")
     with served(index_of(tmp_path, ROWS), "--token-file", tmp_path / "token") as (url, process):
