@@ -58,10 +58,11 @@ class Environment(Protocol):
     `section.kwargs` holds the recipe's keys that are no fields of the section: check them in the constructor and raise
     UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
     (`record_generation` writes all three); text, answer, group and member are filled in by the rollout. An exception
-    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Three methods
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Four methods
     may be there: `prompt(task)` gives the token ids that an episode begins with, and raises UserError for a task that
     cannot be asked; it is asked for before training. `check()`, called once before training, raises UserError where
-    episodes could not run (a server that does not answer, say), and `close()` is called at the end.
+    episodes could not run (a server that does not answer, say), `close()` is called at the end, and `recovered()` after
+    a window of which most episodes failed and none can train: it may wait, and says whether to play it again.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...
