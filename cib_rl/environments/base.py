@@ -56,11 +56,12 @@ class Environment(Protocol):
     UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
     (`record_generation` writes all three); text, answer, group and member are filled in by the rollout: the answer from
     all that the policy wrote, unless an attribute `reads_answers` is true: then the environment sets it. An exception
-    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Four methods
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Five methods
     may be there: `prompt(task)` gives the token ids that an episode begins with, and raises UserError for a task that
     cannot be asked; it is asked for before training. `check_rows(rows)` raises UserError for a row that cannot be
     played. `check()`, called once before training, raises UserError where episodes could not run (a server that does
-    not answer, say), and `close()` is called at the end.
+    not answer, say), `close()` is called at the end, and `recovered()` after a window of which most episodes failed and
+    none can train: it may wait, and says whether to play it again.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...

@@ -49,10 +49,13 @@ class SearchKeys(BaseModel):
     max_context_length: int | None = Field(None, ge=1, description="prompt and episode together")
     eos_ends: bool = Field(False, description="an end of sequence without an action ends the episode")
     concurrency: int = Field(64, ge=1, description="searches under way at once, over all episodes")
-    query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query")
+    query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query; remote: its own timeout")
     retries: int = Field(2, ge=0, description="further tries of a query that failed; remote: 0, it has its own")
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
+    outage: float = Field(
+        900.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
+    )
     evidence: str | None = Field("supporting_ids", description="column of the evidence, whose recall is logged")
     evidence_by: By = Field("id", description="what of a document is compared with it")
     protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
@@ -148,8 +151,29 @@ class Search:
                 raise UserError(f"{error}; environment.evidence names the column, null none") from None
 
     def check(self) -> None:
-        """Raises UserError when the retriever cannot answer; asked once, before training."""
-        run_anywhere(self.retriever.check())
+        """Raises UserError when the retriever cannot answer, or not with `k` documents; asked before training."""
+
+        async def checked() -> None:
+            await self.retriever.check()
+            try:
+                await asyncio.wait_for(self.retriever.search(["test"], self.keys.k), self.keys.query_timeout)
+            except (RetrievalError, TimeoutError) as error:
+                why = str(error) or f"no answer within {self.keys.query_timeout:g} s"
+                raise UserError(f"environment.retriever: a search for k = {self.keys.k} fails: {why}") from error
+
+        run_anywhere(checked())
+
+    def recovered(self) -> bool:
+        """Wait for the retriever, `outage` seconds at most. Whether it answers."""
+        until, pause = time.monotonic() + self.keys.outage, 0.25
+        while (left := until - time.monotonic()) > 0:
+            try:
+                self.check()
+                return True
+            except UserError:
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, 10.0)
+        return False
 
     def close(self) -> None:
         """Release the retriever."""
@@ -276,7 +300,9 @@ def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase,
     keys = read_keys(section.kwargs)
     if not isinstance(keys.retriever.get("name"), str):
         raise UserError(f"environment.retriever.name is missing: {', '.join(BUILT_IN)}, or a class of your own")
-    if keys.retriever["name"] == "remote" and "retries" not in keys.model_fields_set:
-        keys = keys.model_copy(update={"retries": 0})  # the client tries again itself
     rest = {key: value for key, value in keys.retriever.items() if key != "name"}
-    return Search(section, tokenizer, make_retriever(keys.retriever["name"], rest, base_dir), keys)
+    retriever = make_retriever(keys.retriever["name"], rest, base_dir)
+    if keys.retriever["name"] == "remote":  # the client tries again itself, and has its own limit
+        own = {"retries": 0, "query_timeout": retriever.settings.timeout}  # type: ignore[attr-defined]
+        keys = keys.model_copy(update={key: v for key, v in own.items() if key not in keys.model_fields_set})
+    return Search(section, tokenizer, retriever, keys)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cib_rl.retrieval.base import Document, RetrievalError
 
-Search = Callable[[list[str], int], Awaitable[list[list[Document]]]]
+Answer = list[Document] | RetrievalError  # of one query
+Search = Callable[[list[str], int], Awaitable[Sequence[Answer]]]
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Batcher:
     """Batches within one event loop.
 
     Args:
-        search: answers one batch: queries and k to one list per query.
+        search: answers one batch: queries and k to one list per query, or the error that this query alone has.
         window: seconds the first query of a batch waits for others. With 0 it goes out at once while less than
             `concurrency` batches are under way, and what comes meanwhile is the next batch.
         size: queries in a batch, at most.
@@ -35,7 +36,7 @@ class Batcher:
         self._free = asyncio.Semaphore(concurrency)
         self._waiting: deque[_Waiting] = deque()
         self._pump: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
 
     @property
     def pending(self) -> int:
@@ -69,8 +70,8 @@ class Batcher:
                 self._free.release()
                 continue
             task = asyncio.create_task(self._send(batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running[task] = batch
+            task.add_done_callback(self._ended)
 
     def _next_batch(self) -> list[_Waiting]:
         """The first waiting queries that ask for the same k; those nobody waits for any more are dropped."""
@@ -88,15 +89,17 @@ class Batcher:
         try:
             answers = await self._search([entry.query for entry in batch], batch[0].k)
             for entry, answer in zip(batch, answers, strict=True):
-                if not entry.answer.done():
+                if isinstance(answer, RetrievalError):
+                    _fail([entry], answer)
+                elif not entry.answer.done():
                     entry.answer.set_result(answer)
-        except asyncio.CancelledError:
-            _fail(batch, RetrievalError("closed", "the retriever was closed during the search"))
-            raise
         except Exception as error:
             _fail(batch, error)
-        finally:
-            self._free.release()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """In a callback and not in `_send`, which never runs where its task is cancelled before it began."""
+        self._free.release()
+        _fail(self._running.pop(task), RetrievalError("closed", "the retriever was closed during the search"))
 
     async def close(self) -> None:
         """Give up what waits or is under way; its callers get RetrievalError (`closed`)."""

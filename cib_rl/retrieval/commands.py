@@ -78,10 +78,16 @@ def build(
 
     if kind not in ("bm25", "dense"):
         raise UserError(f"--kind {kind}: must be bm25 or dense")
-    for name in DENSE_OPTIONS if kind == "bm25" else BM25_OPTIONS:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+    given = [
+        name
+        for name in (*BM25_OPTIONS, *DENSE_OPTIONS)
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    for name in given:
+        if name in (DENSE_OPTIONS if kind == "bm25" else BM25_OPTIONS):
             raise UserError(f"--{name.replace('_', '-')} is no option of --kind {kind}")
+        if name in ("hnsw_m", "ef_construction") and not hnsw:
+            raise UserError(f"--{name.replace('_', '-')} is for a graph: give --hnsw too")
     manifest: Manifest
     if kind == "bm25":
         from cib_rl.retrieval.build import build_index

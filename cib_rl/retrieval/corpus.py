@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -48,7 +49,7 @@ def read_corpus(
     """
     if not path.is_file():
         raise UserError(f"no corpus file {path}")
-    with path.open("rb") as raw:
+    with _opened(path) as raw:
         watched = io.BufferedReader(_Watched(raw, on_bytes), 1 << 20)
         lines: IO[bytes] = cast("IO[bytes]", gzip.GzipFile(fileobj=watched)) if path.suffix == ".gz" else watched
         line = 0
@@ -61,8 +62,15 @@ def read_corpus(
                     else:
                         yield line, row
                 on_place(raw.tell())
-        except (OSError, EOFError) as error:  # not gzip, or cut off
+        except (OSError, EOFError, zlib.error) as error:  # not gzip, cut off, damaged
             raise UserError(f"{path}: cannot be read after line {line}: {error}") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 class _Watched(io.RawIOBase):
@@ -85,7 +93,7 @@ def _parse(content: bytes) -> Document | str:
     """The document of a row, or what is wrong with it."""
     try:
         row = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         return f"not JSON ({error})"
     if not isinstance(row, dict):
         return f"a row must be an object, not {type(row).__name__}"
@@ -104,13 +112,13 @@ def _parse(content: bytes) -> Document | str:
         return "`title` and `text` must be texts"
     if not text.strip():
         return "empty: no text"
-    try:
-        f"{name}{title}{text}".encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
     url = row.get("url")
     if not isinstance(url, str | None):
         return "`url` must be a text"
+    try:
+        f"{name}{title}{text}{url}".encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
     return Document(str(name), title, text, url=url)
 
 

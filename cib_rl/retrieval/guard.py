@@ -1,7 +1,8 @@
-"""Turns requests away before their body is read: without the token, or too long."""
+"""Turns requests away before their body is read: without the token, too long, or too slow."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any
 
@@ -12,13 +13,14 @@ from starlette.responses import JSONResponse
 class Guard:
     """ASGI middleware. `token` None: everyone may come in. /health needs no token.
 
-    A body longer than `max_bytes` gets 413, whether its length was announced or not.
+    A body longer than `max_bytes` gets 413, whether its length was announced or not; one that is not there within
+    `timeout` seconds 408.
     """
 
-    def __init__(self, app: Any, token: str | None, max_bytes: int) -> None:
+    def __init__(self, app: Any, token: str | None, max_bytes: int, timeout: float) -> None:
         self._app = app
         self._authorization = None if token is None else f"Bearer {token}".encode()
-        self._max_bytes = max_bytes
+        self._max_bytes, self._timeout = max_bytes, timeout
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -32,12 +34,18 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
             return await _refuse(413, too_long)(scope, receive, send)
-        received = 0
+        received, until = 0, asyncio.get_running_loop().time() + self._timeout
+        whole = False
 
         async def counted() -> Any:
-            nonlocal received
-            message = await receive()
+            nonlocal received, whole
+            try:
+                async with asyncio.timeout_at(None if whole else until):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body did not come within {self._timeout:g} s (timeout)") from None
             received += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise HTTPException(413, too_long)
             return message

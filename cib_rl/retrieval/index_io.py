@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -64,19 +65,36 @@ M = TypeVar("M", bound=Manifest)
 def new_index_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to build in; it becomes `out` when the block ends well, and is removed when it does not.
 
-    Raises UserError when `out` exists already.
+    Raises UserError when `out` exists already, even where it came to be in the meantime, and when the disk is full or
+    the folder cannot be made.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already; nothing is overwritten: remove it or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    if os.path.lexists(out):
+        raise _taken(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"--out {out}: no folder can be made there: {error}") from error
     try:
         yield building
         building.chmod(0o777 & ~_umask())
-        os.rename(building, out)
-    except BaseException:
+        _rename(building, out)
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"--out {out}: {error.strerror}; nothing was left there") from error
         raise
+
+
+def _taken(out: Path) -> UserError:
+    return UserError(f"{out} exists already; nothing is overwritten: remove it or choose another --out")
+
+
+def _rename(building: Path, out: Path) -> None:
+    try:
+        os.rename(building, out)
+    except OSError as error:
+        raise _taken(out) if os.path.lexists(out) else error from error
 
 
 def _umask() -> int:

@@ -40,7 +40,8 @@ class LocalRetriever(Retriever):
     async def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         if self._threads is None:
             raise RetrievalError("closed", "the retriever is closed")
-        return await self._batches().search(queries, k)
+        # Half of a surrogate pair cannot be encoded, and would fail the whole batch.
+        return await self._batches().search([query.encode(errors="replace").decode() for query in queries], k)
 
     def _batches(self) -> Batcher:
         """The batches of the running loop: searches that run at once share one passage to the thread and back."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Section
+from cib_rl.retrieval.access import address, read_token
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
-from cib_rl.retrieval.batching import Batcher
+from cib_rl.retrieval.batching import Answer, Batcher
 from cib_rl.retrieval.breaker import CircuitBreaker
 from cib_rl.retrieval.extra import require
 from cib_rl.retrieval.wire import from_wire
@@ -25,6 +26,7 @@ from cib_rl.retrieval.wire import from_wire
 LONGEST_BACKOFF = 8.0  # seconds
 PASSING = ("refused", "timeout", "not_json", "wrong_shape")  # worth another attempt; so are the statuses below
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+OF_A_QUERY = (400, 413, 422)  # statuses that one query of a batch may cause: the others are asked without it
 
 
 class RemoteSettings(Section):
@@ -55,7 +57,7 @@ class RemoteRetriever(Retriever):
     def __init__(self, settings: RemoteSettings, base_dir: Path) -> None:
         require("retriever remote", "httpx")
         self.settings = settings
-        self.url = _address(settings.url)
+        self.url = address(settings.url)
         self._headers = {"accept-encoding": "identity"}  # what counts against the limit is what was sent
         if settings.token_file is not None:
             self._headers["authorization"] = f"Bearer {read_token(base_dir / settings.token_file.expanduser())}"
@@ -88,7 +90,7 @@ class RemoteRetriever(Retriever):
         """Send one query, once. Raises UserError when the server does not answer it as the API says."""
         mend = "start one with `cib-rl retriever serve DIR`, or correct retriever.url"
         try:
-            await self._attempt(["test"], 1)
+            await self._attempt(["test"], 1, min(self.settings.attempt_timeout, self.settings.timeout))
         except RetrievalError as error:
             raise UserError(f"retriever.url: {error}; {mend}") from error
 
@@ -125,23 +127,39 @@ class RemoteRetriever(Retriever):
             self._link = _Link(loop, client, batcher)
         return self._link
 
-    async def _request(self, queries: list[str], k: int) -> list[list[Document]]:
-        """One batch: attempts with back-off, no longer than `timeout` even when all callers are gone."""
+    async def _request(self, queries: list[str], k: int) -> list[Answer]:
+        """One batch, no longer than `timeout` even when all callers are gone."""
         unique = list(dict.fromkeys(queries))  # the members of a group often ask the same
-        async with asyncio.timeout(self.settings.timeout):
-            for attempt in range(self.settings.retries + 1):
-                try:
-                    answers = await self._attempt(unique, k)
-                    break
-                except RetrievalError as error:
-                    if attempt == self.settings.retries or not _passing(error):
-                        raise
-                pause = min(self.settings.backoff * 2**attempt, LONGEST_BACKOFF)
-                await asyncio.sleep(pause * (0.5 + 0.5 * random.random()))  # many clients shall not come back together
-        found = dict(zip(unique, answers, strict=True))
-        for query, documents in found.items():
-            self._remember(query, k, documents)
+        found = await self._answers(unique, k, time.monotonic() + self.settings.timeout)
+        for query, answer in found.items():
+            if not isinstance(answer, RetrievalError):
+                self._remember(query, k, answer)
         return [found[query] for query in queries]
+
+    async def _answers(self, queries: list[str], k: int, until: float) -> dict[str, Answer]:
+        """What `queries` find, or why they fail. What the server does not take as a whole is sent in halves, so that a
+        query it refuses fails alone and not with those of other episodes."""
+        try:
+            return dict(zip(queries, await self._tried(queries, k, until), strict=True))
+        except RetrievalError as error:
+            if len(queries) == 1 or not _of_a_query(error):
+                return dict.fromkeys(queries, error)
+        middle = len(queries) // 2
+        return await self._answers(queries[:middle], k, until) | await self._answers(queries[middle:], k, until)
+
+    async def _tried(self, queries: list[str], k: int, until: float) -> list[list[Document]]:
+        """Attempts with back-off, as long as `until` (monotonic seconds) allows. Raises the last one's error."""
+        for attempt in range(self.settings.retries + 1):
+            try:
+                return await self._attempt(queries, k, min(self.settings.attempt_timeout, until - time.monotonic()))
+            except RetrievalError as error:
+                # Half is random: many clients shall not come back together.
+                pause = min(self.settings.backoff * 2**attempt, LONGEST_BACKOFF) * (0.5 + 0.5 * random.random())
+                late = time.monotonic() + pause >= until
+                if attempt == self.settings.retries or late or not _passing(error):
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
     def _remember(self, query: str, k: int, documents: list[Document]) -> None:
         if self.settings.cache_size:
@@ -150,15 +168,17 @@ class RemoteRetriever(Retriever):
             while len(self._cache) > self.settings.cache_size:
                 self._cache.popitem(last=False)
 
-    async def _attempt(self, queries: list[str], k: int) -> list[list[Document]]:
-        """One request, watched by the circuit breaker."""
+    async def _attempt(self, queries: list[str], k: int, seconds: float) -> list[list[Document]]:
+        """One request of at most `seconds`, watched by the circuit breaker."""
+        if seconds <= 0:
+            raise RetrievalError("timeout", f"{self.url}: no time was left for this query")
         if wait := self._breaker.wait():
             raise RetrievalError(
                 "circuit_open", f"{self.url} kept failing; no request goes out for another {wait:.1f} s"
             )
         self._breaker.begin()
         try:
-            answers = await self._post(queries, k)
+            answers = await self._post(queries, k, seconds)
         except RetrievalError as error:
             # The server's refusal of this very request says nothing about the next.
             (self._breaker.failed if _passing(error) else self._breaker.succeeded)()
@@ -169,27 +189,27 @@ class RemoteRetriever(Retriever):
         self._breaker.succeeded()
         return answers
 
-    async def _post(self, queries: list[str], k: int) -> list[list[Document]]:
+    async def _post(self, queries: list[str], k: int, seconds: float) -> list[list[Document]]:
         import httpx
 
         self.requests += 1
         body = {"queries": queries, "topk": k, "return_scores": True}
         try:
             async with (
-                asyncio.timeout(self.settings.attempt_timeout),  # httpx limits each read, not the whole
+                asyncio.timeout(seconds),  # httpx limits each read, not the whole
                 self._connected().client.stream("POST", self.url, json=body) as response,
             ):
                 content = await self._read(response)
-                status = response.status_code
+                status, encoding = response.status_code, response.headers.get("content-encoding", "identity")
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise RetrievalError(
-                "timeout", f"{self.url}: no answer within {self.settings.attempt_timeout:g} s"
-            ) from error
+            raise RetrievalError("timeout", f"{self.url}: no answer within {seconds:.3g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RetrievalError("refused", f"{self.url}: {error or type(error).__name__}") from error
         if status != 200:
             shown = content[:200].decode(errors="replace")
             raise StatusError(status, f"{self.url}: status {status}: {shown}")
+        if encoding != "identity":
+            raise RetrievalError("not_json", f"{self.url}: the answer is compressed ({encoding}), unasked")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -201,7 +221,7 @@ class RemoteRetriever(Retriever):
 
     async def _read(self, response: Any) -> bytes:
         content = bytearray()
-        async for block in response.aiter_bytes():
+        async for block in response.aiter_raw():  # as it was sent: what is small may be long when it is unpacked
             content += block
             if len(content) > self.settings.max_answer_bytes:
                 limit = self.settings.max_answer_bytes
@@ -230,23 +250,5 @@ def _passing(error: RetrievalError) -> bool:
     return error.reason in PASSING or (isinstance(error, StatusError) and error.status in PASSING_STATUS)
 
 
-def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 (raises for a port that is no number)
-    except ValueError as error:
-        raise UserError(f"retriever.url: {url!r}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"retriever.url: {url!r} is no address such as http://127.0.0.1:8000/retrieve")
-    return url if parts.path.strip("/") else parts._replace(path="/retrieve").geturl()
-
-
-def read_token(path: Path) -> str:
-    """The bearer token in a file. Raises UserError when there is none."""
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"token file {path} cannot be read: {error}") from error
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(f"token file {path} must hold one line of printable ASCII without spaces")
-    return token
+def _of_a_query(error: RetrievalError) -> bool:
+    return error.reason == "too_large" or (isinstance(error, StatusError) and error.status in OF_A_QUERY)

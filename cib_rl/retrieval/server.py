@@ -10,27 +10,28 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Section
+from cib_rl.retrieval.access import read_token
 from cib_rl.retrieval.base import RetrievalError, Retriever
 from cib_rl.retrieval.batching import Batcher
 from cib_rl.retrieval.factory import open_index
 from cib_rl.retrieval.guard import Guard
-from cib_rl.retrieval.remote import read_token
 from cib_rl.retrieval.wire import to_wire
 
 GRACE = 10  # seconds that requests under way get when the server is stopped
 
 
 class ServerSettings(Section):
-    """Limits of the server. What is over one gets a status that says which: 413, 422, 503 or 504."""
+    """Limits of the server. What is over one gets a status that says which: 408, 413, 422, 503 or 504."""
 
     default_k: int = Field(3, ge=1, description="documents per query when a request does not say")
     max_queries: int = Field(256, ge=1, description="queries in a request")
@@ -38,14 +39,14 @@ class ServerSettings(Section):
     max_query_chars: int = Field(4096, ge=1, description="characters of a query")
     max_body_bytes: int = Field(4_000_000, ge=1, description="bytes of a request")
     max_pending: int = Field(10_000, ge=1, description="queries that wait")
-    timeout: float = Field(30.0, gt=0, description="seconds for a request")
+    timeout: float = Field(30.0, gt=0, description="seconds for a request, and for its body to come")
     batch_size: int = Field(64, ge=1, description="queries searched together")
 
 
 class RetrieveRequest(BaseModel):
     """The body of `POST /retrieve`."""
 
-    queries: list[str]
+    queries: Annotated[list[str], FailFast()]
     topk: int | None = None
     return_scores: bool = False
 
@@ -69,7 +70,13 @@ def make_app(
         await retriever.close()
 
     app = FastAPI(title="cib-rl retriever", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, token=token, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Guard, token=token, max_bytes=settings.max_body_bytes, timeout=settings.timeout)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        """The first mistake, without what was sent: that may be long, or nothing that JSON can hold."""
+        first = error.errors()[0]
+        return JSONResponse({"detail": [{key: first[key] for key in ("type", "loc", "msg")}]}, 422)
 
     @app.get("/health")
     async def health() -> JSONResponse:

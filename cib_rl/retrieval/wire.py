@@ -6,6 +6,7 @@ without them it is the document itself.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,20 +48,32 @@ def _document(entry: Any) -> Document:
         entry = {"contents": entry}
     if not isinstance(entry, dict):
         raise RetrievalError("wrong_shape", f"a document is a {type(entry).__name__}, not an object")
-    if isinstance(score, bool) or not isinstance(score, int | float | None):
-        raise RetrievalError("wrong_shape", f"a score is a {type(score).__name__}, not a number")
     contents, text, title = entry.get("contents"), entry.get("text"), entry.get("title")
     if isinstance(contents, str):
         own_title, own_text = split_contents(contents)
         title, text = own_title or title, own_text
     if not isinstance(text, str):
         raise RetrievalError("wrong_shape", 'a document has neither "contents" nor "text"')
-    name = entry.get("id", "")
+    name = entry.get("id")
     url = entry.get("url", outer)
     return Document(
-        str(name),
+        _made_id(title, text) if name is None or name == "" else str(name),
         title if isinstance(title, str) else "",
         text,
-        None if score is None else float(score),
+        _score(score),
         url if isinstance(url, str) else None,
     )
+
+
+def _made_id(title: Any, text: str) -> str:
+    """For documents without one (Search-R1's servers of web searches): equal where title and text are."""
+    return "text-" + hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
+
+
+def _score(score: Any) -> float | None:
+    if isinstance(score, bool) or not isinstance(score, int | float | None):
+        raise RetrievalError("wrong_shape", f"a score is a {type(score).__name__}, not a number")
+    try:
+        return None if score is None else float(score)
+    except OverflowError:
+        raise RetrievalError("wrong_shape", "a score is too large for a number") from None

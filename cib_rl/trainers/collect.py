@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -23,10 +25,14 @@ from cib_rl.trajectory import Trajectory
 
 # Gathers one value from every process, in rank order; [value] when there is one process.
 Gather = Callable[[Any], list[Any]]
+PLAYED_AGAIN = 3  # times that a window is, where most of it failed and the environment has recovered
+logger = logging.getLogger(__name__)
 
 
 class NothingToLearn(UserError):
-    """No token of a window is in the loss, on any process."""
+    """No token of a window is in the loss, on any process. `outage`: most of its episodes failed."""
+
+    outage = False
 
 
 @dataclass
@@ -84,14 +90,33 @@ class Collector:
         self.gather = gather
 
     def collect(self, groups: int) -> Window:
-        """Collect `groups` groups for this process.
+        """Collect `groups` groups for this process. A window that an outage left empty is played again, with the same
+        draws and seeds, once the environment has recovered (its method `recovered`), on all processes.
+
+        Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it,
+        NothingToLearn when none of them has a token in the loss.
+        """
+        cursor, rewards = self.stream.cursor, copy.deepcopy(self.suite.state_dict())
+        for again in range(PLAYED_AGAIN + 1):
+            try:
+                return self._collect(groups)
+            except NothingToLearn as error:
+                recovered = getattr(self.rollouts.environment, "recovered", None)
+                if not error.outage or again == PLAYED_AGAIN or recovered is None:
+                    raise
+                logger.warning("%s: waiting until the window can be played again", error)
+                if not all(self.gather(recovered())):
+                    raise
+                self.stream.cursor = cursor
+                self.suite.load_state_dict(copy.deepcopy(rewards))
+        raise AssertionError("the last time returns or raises")
+
+    def _collect(self, groups: int) -> Window:
+        """The window, played once.
 
         A flat group (all outcomes, or totals, within the tolerance; recipe key `filter.zero_variance`) is replaced by
         the next draw until `filter.max_extra_groups` × groups replacements were tried; what is still missing then keeps
         its flat group with `in_loss` False.
-
-        Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it,
-        NothingToLearn when none of them has a token in the loss.
         """
         seconds = {"rollout": 0.0, "reward": 0.0}
         played: list[Scores] = []
@@ -158,12 +183,14 @@ class Collector:
             return
         errors = "; ".join(list(dict.fromkeys(e for t, _ in rows for e in t.errors))[:3])
         masked = " (masked: trainer.mask_truncated)" if self.mask_truncated else ""
-        raise NothingToLearn(
+        nothing = NothingToLearn(
             f"nothing to learn from in this window: {total['all right']} groups all right, {total['all wrong']} all "
             f"wrong; of {total['completions']} completions {total['failed']} failed, {total['cut off']} were cut off"
             f"{masked}" + (f" ({errors})" if errors else "") + "; use easier or harder tasks, a larger group, a longer "
             "environment.max_completion_length, or trainer.filter.zero_variance: off"
         )
+        nothing.outage = 2 * total["failed"] > total["completions"]
+        raise nothing
 
     def _play(
         self, draws: list[tuple[int, dict[str, Any]]], seconds: dict[str, float], played: list[Scores]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from cib_rl.errors import UserError
 from cib_rl.trajectory_io import read_trajectories
 from tests.environments.test_search_training import PEOPLE, _recipe, _weights, place  # noqa: F401
 from tests.retrieval.faulty_server import FaultyServer, answer_well, answering, send
@@ -43,7 +44,8 @@ def _run(place, folder, server, fault, **environment):  # noqa: F811
 
     server.behave = behave
     retriever = {
-        "name": "remote", "url": server.url, "retries": 0, "attempt_timeout": 0.5, "batch_size": 1,
+        "name": "remote", "url": server.url, "retries": 0, "batch_size": 1,
+        "attempt_timeout": 2.0 if fault == "slow" else 60.0, "timeout": 60.0,  # a busy machine is no fault
         "breaker_failures": 10_000, "cache_size": 0,
     }  # fmt: skip
     keys = {"name": "search", "max_completion_length": 300, "turns": 3, "k": 1, "retries": 0, "retriever": retriever}
@@ -83,6 +85,41 @@ def test_episodes_that_were_hit_leave_the_update_where_the_recipe_says_so(place,
             assert t.errors == [f"retrieval: {_asked_bo(t)} queries failed"]
             assert not any(t.tracks.get("advantage", []))
     assert lines[0]["error_share"] == pytest.approx(sum(bool(t.errors) for t in trajectories) / len(trajectories))
+
+
+def _run_over_an_outage(place, folder, outage, *, dies=True):  # noqa: F811
+    """Four steps; the server dies after the run's check, for all of the first window, and answers the third request
+    that is sent to it in the pause. The first window's trajectories, and whether the run ended well."""
+    with FaultyServer() as server:
+        waiting = []
+
+        def behave(handler, body):
+            asked = body["queries"] == ["test"]
+            waiting.extend([1] * asked)
+            dead = dies and (3 <= len(waiting) < 5 if asked else len(waiting) < 5)
+            (_cut_off if dead else answer_well)(handler, body)
+
+        server.behave = behave
+        retriever = {"name": "remote", "url": server.url, "retries": 0, "breaker_failures": 5, "breaker_seconds": 0.1}
+        keys = {
+            "name": "search", "max_completion_length": 300, "turns": 3, "k": 1, "retriever": retriever,
+            "drop_failed": True, "outage": outage,
+        }  # fmt: skip
+        _, run = _weights(_recipe(place, folder, **{"trainer.steps": 4, "environment": keys}))
+    trajectories = read_trajectories(run.trajectories / "step-000000-rank0.parquet")
+    return [(t.task["id"], t.completion_ids, t.errors) for t in trajectories], run.read_metrics()
+
+
+def test_a_window_that_an_outage_left_empty_is_played_again_when_the_server_is_back(place, tmp_path):  # noqa: F811
+    window, lines = _run_over_an_outage(place, tmp_path / "run", 60)
+    undisturbed, others = _run_over_an_outage(place, tmp_path / "other", 60, dies=False)
+    assert window == undisturbed and len(lines) == len(others) == 4
+    assert [line["loss"] for line in lines] == [line["loss"] for line in others]
+
+
+def test_a_run_that_waits_for_no_outage_stops_with_the_reason(place, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match=r"nothing to learn from.* 16 failed.*retrieval: \d queries failed"):
+        _run_over_an_outage(place, tmp_path / "run", 0)
 
 
 def test_a_server_that_dies_and_comes_back_is_used_again(place, tmp_path):  # noqa: F811

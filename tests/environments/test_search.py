@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.environments.base import EpisodeEngine
 from cib_rl.environments.foreign_text import filled
-from cib_rl.environments.search import Search, SearchKeys
+from cib_rl.environments.search import Search, SearchKeys, make_search
 from cib_rl.environments.search_block import _shares
 from cib_rl.environments.search_protocol import PRESETS
 from cib_rl.errors import UserError
@@ -283,6 +283,28 @@ def test_nothing_outlives_its_time():
     (block,) = block_texts(byte_level(), t)
     assert "no answer within 0.05 s" in block and "Nothing was found." in block and slow.at_once == 0
     assert t.diagnostics["empty_results"] == 1
+
+
+def test_the_check_before_training_searches_as_episodes_do():
+    """A server may answer for one document and refuse the k of the recipe."""
+    refuses = Library(lambda query: RetrievalError("status", "topk is 200; it must be from 1 to 100"))
+    with pytest.raises(UserError, match=r"environment\.retriever: a search for k = 200 fails: topk is 200; it must be"):
+        environment(byte_level(), refuses, k=200).check()
+    silent = Library(lambda query: [], {"test": 30.0})
+    with pytest.raises(UserError, match=r"a search for k = 3 fails: no answer within 0\.05 s"):
+        environment(byte_level(), silent, query_timeout=0.05).check()
+    environment(byte_level(), Library(lambda query: [])).check()
+
+
+@pytest.mark.parametrize(
+    ("keys", "timeout", "seconds", "retries"),
+    [({}, 90, 90, 0), ({"query_timeout": 7}, 90, 7, 0), ({"retries": 1}, 5, 5, 1)],
+)
+def test_a_remote_retrievers_own_limit_is_that_of_a_query(tmp_path, keys, timeout, seconds, retries):
+    retriever = {"name": "remote", "url": "http://127.0.0.1:9", "timeout": timeout}
+    section = EnvironmentSection(name="search", max_completion_length=100, retriever=retriever, **keys)
+    made = make_search(section, byte_level(), tmp_path)
+    assert (made.keys.query_timeout, made.keys.retries) == (seconds, retries)
 
 
 def test_no_more_searches_are_under_way_than_allowed_over_all_episodes():

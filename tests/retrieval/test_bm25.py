@@ -19,6 +19,7 @@ from cib_rl.retrieval.factory import make_retriever
 from cib_rl.retrieval.wire import from_wire, to_wire
 from tests.retrieval.corpora import ROWS, index_of, opened, raw_bm25s
 
+MAPS = Path("/proc/self/maps")
 WORDS = st.sampled_from(["engine", "Ada", "the", "x", "sea", "sea-bed", "été", "of", "1842", "no such"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
 
@@ -60,6 +61,15 @@ def test_documents_come_back_whole_with_k_at_most_the_corpus(tmp_path):
     assert {"id": best.id, "title": best.title, "text": best.text} == ROWS[3] and best.score > 0
     assert best.contents == '"The "Nautilus""\nA submarine.\nIt dived « très » deep, 海底.'
     assert split_contents(best.contents) == (best.title, best.text)
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what is mapped")
+def test_documents_and_scores_are_mapped_and_not_read_into_memory(tmp_path):
+    retriever = opened(index_of(tmp_path, ROWS))
+    mapped = MAPS.read_text()
+    for name in ("documents.jsonl", *(f"{part}.csc.index.npy" for part in ("data", "indices", "indptr"))):
+        assert f"{tmp_path}/index/{name}" in mapped
+    assert len(retriever) == len(ROWS)  # it is open still
 
 
 def test_a_query_without_a_known_word_finds_nothing(tmp_path):
@@ -108,6 +118,15 @@ def test_searches_that_run_at_once_are_ranked_in_one_passage_to_the_thread(tmp_p
 
     assert asyncio.run(play()) == [search(retriever, ["engine", "submarine"], 1)] * 20  # and in the next loop
     assert batches == [40, 2]
+
+
+def test_half_of_a_surrogate_pair_is_not_searched_for(tmp_path):
+    """An encoder of sentences takes none, and one query would fail all that are encoded with it."""
+    retriever = opened(index_of(tmp_path, ROWS))
+    searched, inner = [], retriever._search
+    retriever._search = lambda queries, k: searched.extend(queries) or inner(queries, k)
+    assert [some[0].id for some in search(retriever, ["babbage \ud83d", "lovelace"], 1)] == ["b", "a"]
+    assert searched == ["babbage ?", "lovelace"]
 
 
 def test_a_closed_retriever_says_so(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ import pytest
 
 from cib_rl.errors import UserError
 from cib_rl.retrieval.build import build_index
+from cib_rl.retrieval.index_io import new_index_folder
 from cib_rl.retrieval.words import IndexSettings
 from tests.retrieval.corpora import ROWS, index_of, opened, write
 
@@ -72,6 +74,9 @@ def index_of_other(tmp_path):
         ('{"id": "x", "contents": 5}', "`contents` must be a text"),
         ('{"id": "x", "title": 3, "text": "x"}', "`title` and `text` must be texts"),
         ('{"id": "x", "text": "a \\ud800 b"}', "surrogate"),
+        ('{"id": "x", "text": "a", "url": "\\ud800"}', "surrogate"),
+        ('{"id": "x", "text": "a", "url": 5}', "`url` must be a text"),
+        (f'{{"id": {"1" * 5000}, "text": "x"}}', "not JSON"),
         ('{"id": "b", "title": "again", "text": "x"}', "id 'b' stood in line 2 before"),
     ],
 )
@@ -115,10 +120,9 @@ def test_what_holds_nothing_to_index_is_refused(tmp_path):
             build_index(tmp_path / "c.jsonl", tmp_path / "index")
     with pytest.raises(UserError, match="no corpus file"):
         build_index(tmp_path / "none.jsonl", tmp_path / "index")
-    with gzip.open(tmp_path / "c.jsonl.gz", "wt") as file:
-        file.write(json.dumps(ROWS[0]) + "\n")
-    whole = (tmp_path / "c.jsonl.gz").read_bytes()
-    for content in (whole[:-12], b"plain text"):
+    whole = gzip.compress(json.dumps(ROWS[0]).encode() + b"\n")
+    damaged = whole[:10] + b"\xff" + whole[11:]  # after the header: a kind of block that there is not
+    for content in (whole[:-12], b"plain text", damaged):
         (tmp_path / "c.jsonl.gz").write_bytes(content)
         with pytest.raises(UserError, match="cannot be read after line"):
             build_index(tmp_path / "c.jsonl.gz", tmp_path / "index")
@@ -130,6 +134,24 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
     with pytest.raises(UserError, match="exists already; nothing is overwritten"):
         build_index(tmp_path / "corpus.jsonl", folder)
     assert first_ids(folder, "difference") == ["b"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="exists already; nothing is overwritten"):
+        build_index(tmp_path / "corpus.jsonl", tmp_path / "link")
+    with pytest.raises(UserError, match=r"--out .*: no folder can be made there"):
+        build_index(tmp_path / "corpus.jsonl", tmp_path / "corpus.jsonl" / "index")
+
+
+def test_a_folder_that_comes_to_be_while_an_index_is_built_is_not_overwritten(tmp_path):
+    with pytest.raises(UserError, match="exists already; nothing is overwritten"), new_index_folder(tmp_path / "i"):
+        (tmp_path / "i").mkdir()
+        (tmp_path / "i" / "mine").write_text("kept")
+    assert [path.name for path in tmp_path.rglob("*")] == ["i", "mine"]
+
+
+def test_a_full_disk_is_told_and_nothing_is_left_behind(tmp_path):
+    with pytest.raises(UserError, match=r"--out .*: No space left on device"), new_index_folder(tmp_path / "i"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stemmer_cuts_corpus_and_queries_alike(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import hashlib
 import json
 import socket
 import threading
@@ -17,6 +19,8 @@ from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 from tests.retrieval.faulty_server import FaultyServer, answer_well, answering, good_answer, send
 
 LIMIT = 60  # seconds; what hangs does not come back at all
+# The id of a document that has none: equal where title and text are.
+MADE = "text-" + hashlib.blake2b(b"T\nx", digest_size=8).hexdigest()
 QUICK = {"backoff": 0.01, "retries": 2, "attempt_timeout": 20.0, "breaker_failures": 100, "batch_window": 0.02}
 
 
@@ -76,11 +80,12 @@ def test_answers_come_in_order_with_ids_titles_texts_and_scores(server):
         ({"id": "1", "title": "T", "text": "x"}, Document("1", "T", "x")),
         ({"id": "1", "title": "T", "contents": "x"}, Document("1", "T", "x")),
         ({"document": {"id": "1", "contents": '"T"\nx'}, "score": 2}, Document("1", "T", "x", 2.0)),
-        ({"document": {"contents": '"T"\nx'}}, Document("", "T", "x")),
+        ({"document": {"contents": '"T"\nx'}}, Document(MADE, "T", "x")),
         ({"document": {"id": "1", "contents": '"T"\nx', "url": "u"}}, Document("1", "T", "x", url="u")),
         ({"document": {"id": "1", "contents": '"T"\nx'}, "url": "u"}, Document("1", "T", "x", url="u")),
         ({"id": "1", "text": "x", "url": 5}, Document("1", "", "x")),
-        ({"document": "T\nx", "score": None}, Document("", "T", "x")),
+        ({"document": "T\nx", "score": None}, Document(MADE, "T", "x")),
+        ({"id": None, "contents": "T\nx"}, Document(MADE, "T", "x")),
     ],
 )
 def test_both_shapes_and_their_relatives_are_read(server, entry, document):
@@ -92,9 +97,10 @@ def test_both_shapes_and_their_relatives_are_read(server, entry, document):
 def test_a_full_address_is_taken_as_it_is_and_a_bare_one_gets_the_path():
     assert client("http://h:1").url == client("http://h:1/").url == "http://h:1/retrieve"
     assert client("https://h/other/retrieve").url == "https://h/other/retrieve"
-    for url in ("h:8000", "127.0.0.1:8000", "ftp://h/x", "http://", "http://h:port", "http://[h"):
-        with pytest.raises(UserError, match=r"retriever\.url"):
+    for url in ("h:8000", "127.0.0.1:8000", "ftp://h/x", "http://", "http://h:port", "http://[h", "http://me:pw@h"):
+        with pytest.raises(UserError, match=r"retriever\.url") as caught:
             client(url)
+        assert "pw" not in str(caught.value)
 
 
 def test_callers_that_run_at_once_share_requests_and_equal_queries(server):
@@ -218,7 +224,7 @@ def test_a_slow_server_outlives_no_timeout(server, slow):
 
 def test_retries_and_pauses_count_against_the_time_of_a_search():
     reason, _, requests = reason_of(f"http://127.0.0.1:{unused_port()}", timeout=0.5, retries=100_000, backoff=0.2)
-    assert reason == "timeout" and requests < 10
+    assert reason == "refused" and requests < 10  # the last failure is told and not waited upon
 
 
 def test_waiting_for_a_free_connection_counts_against_the_time_too(server):
@@ -249,6 +255,7 @@ def test_waiting_for_a_free_connection_counts_against_the_time_too(server):
         (b'{"result": [[5]]}', 200, "wrong_shape", "a document is a int", 3),
         (b'{"result": [[{"id": 1}]]}', 200, "wrong_shape", 'neither "contents" nor "text"', 3),
         (b'{"result": [[{"document": {"text": "x"}, "score": "high"}]]}', 200, "wrong_shape", "a score is a str", 3),
+        (b'{"result": [[{"document": {"text": "x"}, "score": 1%s}]]}' % (b"0" * 400), 200, "wrong_shape", "large", 3),
     ],
 )
 def test_a_wrong_answer_is_named(server, content, status, reason, words, requests):
@@ -272,6 +279,20 @@ def test_an_answer_without_an_end_is_cut_off(server):
     assert sent[0] < 50_000_000
 
 
+def test_what_is_small_until_it_is_unpacked_is_refused(server):
+    def behave(handler, body):
+        handler.send_response(200)
+        handler.send_header("content-encoding", "gzip")
+        handler.send_header("content-length", str(len(packed)))
+        handler.end_headers()
+        handler.wfile.write(packed)
+
+    packed = gzip.compress(json.dumps(good_answer({"queries": ["q"], "topk": 3, "return_scores": True})).encode())
+    server.behave = behave
+    reason, message, _ = reason_of(server.url)
+    assert reason == "not_json" and "compressed (gzip), unasked" in message
+
+
 def test_a_failed_batch_fails_its_own_callers_only(server):
     def behave(handler, body):
         (send(handler, b"", 422) if "poison" in body["queries"] else answer_well(handler, body))
@@ -282,11 +303,59 @@ def test_a_failed_batch_fails_its_own_callers_only(server):
     assert bad.reason == "status" and good[0][0].id == "id of good"
 
 
-def test_a_passing_failure_is_retried_and_failures_are_not_cached(server):
+def test_a_passing_failure_is_retried(server):
     answers = [lambda h, b: send(h, b"", 500), lambda h, b: send(h, b"garbage"), answer_well]
     server.behave = lambda handler, body: answers.pop(0)(handler, body)
     (found,) = play(client(server.url), (["q"], 1))
     assert found[0][0].id == "id of q" and len(server.bodies) == 3
+
+
+def test_failures_are_not_cached(server):
+    retriever = client(server.url, retries=0)
+    server.behave = answering(b"", 500)
+    assert play_open(retriever, "q") == "status"
+    server.behave = answer_well
+    assert asyncio.run(retriever.search(["q"], 1))[0][0].id == "id of q"
+
+
+@pytest.mark.parametrize(("status", "requests"), [(422, 7), (413, 7), (400, 7), (401, 1), (500, 1)])
+def test_a_query_that_the_server_refuses_fails_alone_in_its_batch(server, status, requests):
+    """Other episodes' queries share its request. What is no matter of one query is not sent again in pieces."""
+
+    def behave(handler, body):
+        (send(handler, b"too long", status) if "poison" in body["queries"] else answer_well(handler, body))
+
+    server.behave = behave
+    retriever = client(server.url, batch_window=0.2, retries=0)
+    queries = ["a", "b", "poison", "c", "d", "e", "f", "g"]
+    found = play(retriever, *[([query], 1) for query in queries])
+    failed = [query for query, some in zip(queries, found, strict=True) if isinstance(some, RetrievalError)]
+    assert failed == (["poison"] if requests > 1 else queries)
+    assert all(some[0][0].id == f"id of {q}" for q, some in zip(queries, found, strict=True) if q not in failed)
+    assert found[2].reason == "status" and f"status {status}: too long" in str(found[2])
+    assert retriever.requests == requests  # 8, 4, 2, 1 + 1, 2, 4
+
+
+def test_answers_that_are_too_long_together_are_asked_for_in_pieces(server):
+    retriever = client(server.url, batch_window=0.2, max_answer_bytes=300)  # one answer has about 100
+    found = play(retriever, *[([f"q{i}"], 1) for i in range(8)])
+    assert [some[0][0].id for some in found] == [f"id of q{i}" for i in range(8)]
+
+
+def test_the_circuit_opens_for_a_silent_server_though_searches_end_before_their_requests(server):
+    """The time of a search is the shorter one here: the request that it ends is a failure all the same."""
+    server.behave = silent(server)
+    retriever = client(server.url, timeout=0.2, attempt_timeout=10 * LIMIT, breaker_failures=2)
+
+    async def ask():
+        reasons = []
+        async with asyncio.timeout(LIMIT):
+            while "circuit_open" not in reasons:
+                (error,) = await asyncio.gather(retriever.search([f"q{len(reasons)}"], 1), return_exceptions=True)
+                reasons.append(error.reason)
+        return reasons
+
+    assert set(asyncio.run(ask())) == {"timeout", "circuit_open"}
 
 
 def test_a_cancelled_caller_leaves_the_others_their_answers(server):

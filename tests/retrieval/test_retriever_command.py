@@ -40,6 +40,7 @@ def test_build_and_query_dense(tmp_path):
         (["build", corpus, "--out", "x", "--kind", "sparse"], "--kind sparse: must be bm25 or dense"),
         (["build", corpus, "--out", "x", "--kind", "dense", "--encoder", tmp_path / "no"], "cannot load a sentence"),
         (["build", corpus, "--out", "x", *options, "--hnsw", "--hnsw-m", 1], "`m` must be"),
+        (["build", corpus, "--out", "x", *options, "--hnsw-m", 8], "--hnsw-m is for a graph: give --hnsw too"),
         (["query", tmp_path / "index", "text", "serch=hnsw"], "unknown key `serch`; did you mean `search`"),
         (["query", tmp_path / "index", "text", "search=hnsw"], "has no HNSW graph: build it with --hnsw"),
         (["query", tmp_path / "index", "text", "search"], "expected KEY=VALUE"),

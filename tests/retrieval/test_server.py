@@ -80,6 +80,18 @@ def test_a_stop_lets_the_request_under_way_finish(tmp_path):
 
 @pytest.mark.server
 @pytest.mark.slow
+def test_a_stop_does_not_wait_for_a_request_that_never_ends(tmp_path):
+    with served(index_of(tmp_path, ROWS), "--timeout", 10 * LIMIT) as (url, process):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=LIMIT) as half_sent:
+            half_sent.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+            httpx.get(f"{url}/health", trust_env=False)  # the first connection has been taken by now
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT) == 0
+
+
+@pytest.mark.server
+@pytest.mark.slow
 def test_it_listens_on_loopback_asks_for_its_token_and_ctrl_c_is_130(tmp_path):
     (tmp_path / "token").write_text("s3cret")
     with served(index_of(tmp_path, ROWS), "--token-file", tmp_path / "token") as (url, process):
@@ -179,6 +191,24 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(tmp_path):
 
     status, answer = post(app_of(tmp_path, max_body_bytes=500), None, content=endless())
     assert status == 413 and "longer than 500 bytes" in answer["detail"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
+    async def half():
+        yield b'{"queries": '
+        await asyncio.sleep(LIMIT)
+
+    status, answer = post(app_of(tmp_path, timeout=0.3), None, content=half())
+    assert status == 408 and "did not come within 0.3 s" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"queries": [' + b"1, " * 50_000 + b"1]}", b'{"queries": [{"a": "\\ud800"}]}', b'{"queries": [], "topk": NaN}'],
+)
+def test_a_mistake_is_told_in_a_few_words_whatever_was_sent(tmp_path, body):
+    status, answer = post(app_of(tmp_path), None, content=body, headers={"content-type": "application/json"})
+    assert status == 422 and len(json.dumps(answer)) < 300
 
 
 def test_bytes_that_are_no_json_are_the_clients_mistake(tmp_path):
