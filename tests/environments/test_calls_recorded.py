@@ -15,7 +15,7 @@ from tests.environments.chat_templates import tool_tokenizer
 from tests.environments.test_search_recorded import Shelf, shelf
 from tests.environments.test_tool_calls import end, play, search
 
-KINDS = ["qwen2.5", "hermes"]  # what Qwen3's writes of earlier thoughts depends on what follows
+KINDS = ["qwen2.5", "hermes", "qwen3"]
 QUERIES = st.lists(st.sampled_from(["answer", "three", "so the numbers", "right"]), min_size=1, max_size=3, unique=True)
 SEARCH = {"name": "search", "preset": "tool_calls"}
 
@@ -44,13 +44,16 @@ def shown(query):
 def test_the_tokens_are_those_of_the_episode_that_was_recorded(kind, turns):
     asked: set[str] = set()
     turns = [fresh for queries in turns if (fresh := [q for q in queries if q not in asked and not asked.add(q)])]
-    texts = [f"so\n{search(kind, *queries)}" for queries in turns]
-    t, _, made = play(kind, [*texts, "<answer> twenty one </answer>" + end(kind)], library=Shelf())
+    said = {"reasoning_content": "so", "content": ""} if kind == "qwen3" else {"content": "so"}
+    before = "<think>\nso\n</think>\n\n" if kind == "qwen3" else "so\n"
+    texts = [before + search(kind, *queries) for queries in turns]
+    last = (before if kind == "qwen3" else "") + "<answer> twenty one </answer>"
+    t, _, made = play(kind, [*texts, last + end(kind)], library=Shelf())
     messages = [{"role": "user", "content": "who was it"}]
     for queries in turns:
-        messages.append({"role": "assistant", "content": "so", "tool_calls": [call(q) for q in queries]})
+        messages.append({"role": "assistant", **said, "tool_calls": [call(q) for q in queries]})
         messages += [{"role": "tool", "content": shown(q)} for q in queries]
-    messages.append({"role": "assistant", "content": "<answer> twenty one </answer>"})
+    messages.append({"role": "assistant", **said, "content": "<answer> twenty one </answer>"})
     (played,) = t.segments
     segment = segment_of(made.tokenizer, messages)
     assert segment.prompt_ids == played.prompt_ids
