@@ -83,7 +83,7 @@ class Search:
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
     ) -> None:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
-        self.dialogue = _dialogue(section, tokenizer, keys)
+        self.dialogue = make_dialogue(section, tokenizer, keys)
         self.protocol = self.dialogue.protocol
         self.evidence = Evidence(keys.evidence, keys.evidence_by, tokenizer) if keys.evidence else None
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
@@ -275,7 +275,8 @@ def _noted(document: Document) -> dict[str, Any]:
     return noted if document.url is None else noted | {"url": visible(document.url)}
 
 
-def _dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
+def make_dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
+    """How policy and environment speak: by tool calls or in tags. Raises UserError for what cannot work."""
     longest = _CHARACTERS * keys.max_block_length
     if keys.preset == "tool_calls":
         return ToolCalls(section, tokenizer, keys.protocol, longest, keys.max_queries)

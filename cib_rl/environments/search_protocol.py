@@ -168,13 +168,19 @@ def make_protocol(preset: str | None, changes: Mapping[str, Any]) -> Protocol:
 
 
 def changed(base: Form, changes: Mapping[str, Any]) -> Form:
-    """A protocol with changes. Raises UserError for unknown ones, and where question or documents have no place."""
-    known = {field.name for field in fields(base)}  # type: ignore[arg-type]
-    if unknown := set(changes) - known:
+    """A protocol with changes. Raises UserError for unknown ones, and where question or documents have no place.
+
+    Null is no change, where it is no value: a recipe that extends one with other texts empties them so.
+    """
+    known = {field.name: field.type for field in fields(base)}  # type: ignore[arg-type]
+    changes = {
+        name: value for name, value in changes.items() if value is not None or "None" in str(known.get(name, ""))
+    }
+    if unknown := set(changes) - set(known):
         raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
     for key, value in changes.items():
         kind = bool if isinstance(getattr(base, key), bool) else str
-        if not isinstance(value, kind) and (key, value) != ("delimiter", None):
+        if value is not None and not isinstance(value, kind):
             raise UserError(f"environment.protocol.{key}: {value!r} is no {'text' if kind is str else 'true or false'}")
     protocol: Any = replace(base, **changes)  # type: ignore[type-var]
     if "{question}" not in protocol.template:

@@ -17,7 +17,7 @@ from cib_rl.environments.base import EpisodeEngine
 from cib_rl.environments.foreign_text import filled
 from cib_rl.environments.search import Search, SearchKeys, make_search
 from cib_rl.environments.search_block import _shares
-from cib_rl.environments.search_protocol import PRESETS
+from cib_rl.environments.search_protocol import PRESETS, Protocol
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
@@ -473,3 +473,9 @@ def test_braces_of_a_document_are_text():
 def test_protocols_that_cannot_work_are_refused(keys, says):
     with pytest.raises(UserError, match=says):
         environment(byte_level(), Library(lambda query: []), **keys)
+
+
+def test_null_in_a_protocol_is_no_change_unless_it_is_a_value():
+    changes = {"before": None, "query_header": None, "of_another_protocol": None, "delimiter": None}
+    made = environment(byte_level(), Library(lambda query: []), protocol=changes).protocol
+    assert (made.before, made.query_header, made.delimiter) == (Protocol.before, Protocol.query_header, None)
