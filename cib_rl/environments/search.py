@@ -54,7 +54,7 @@ class SearchKeys(BaseModel):
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
     outage: float = Field(
-        900.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
+        300.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
     )
     evidence: str | None = Field("supporting_ids", description="column of the evidence, whose recall is logged")
     evidence_by: By = Field("id", description="what of a document is compared with it")
@@ -144,7 +144,9 @@ class Search:
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises UserError for a row whose evidence cannot be read."""
-        for row in rows if self.evidence is not None else ():
+        if self.evidence is None:
+            return
+        for row in rows:
             try:
                 self.evidence.wanted(row)
             except UserError as error:
