@@ -465,7 +465,7 @@ def test_braces_of_a_document_are_text():
         ({"protocol": {"search": ""}}, "'' cannot be the name of a tag"),
         ({"protocol": {"template": ["Q: {question}"]}}, r"protocol.template: \['Q: {question}'\] is no text"),
         ({"protocol": {"delimiter": 5}}, "protocol.delimiter: 5 is no text"),
-        ({"protocol": {"invalid": None}}, "protocol.invalid: None is no text"),
+        ({"protocol": {"invalid": 5}}, "protocol.invalid: 5 is no text"),
         ({"protocol": {"question_mark": "yes"}}, "protocol.question_mark: 'yes' is no true or false"),
         ({"preset": "search_r1", "protocol": {"template": "Q: "}}, r"\{question\} does not occur"),
     ],
