@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cib_rl.errors import UserError
 from cib_rl.retrieval.base import Document
 
 TEXTS, OFFSETS = "documents.jsonl", "documents.offsets.npy"
@@ -41,6 +42,7 @@ class DocumentStore:
     """Documents by number. Only what is read comes into memory, and the system may drop it again."""
 
     def __init__(self, folder: Path) -> None:
+        self._file = folder / TEXTS
         # A memoryview gives plain numbers; every access through np.memmap costs a microsecond more.
         self._offsets = memoryview(np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False))
         with (folder / TEXTS).open("rb") as file:
@@ -50,9 +52,12 @@ class DocumentStore:
         return len(self._offsets) - 1
 
     def get(self, number: int, score: float | None = None) -> Document:
-        """Document `number` (from 0) with `score`."""
-        row, _ = _parse(self._map[self._offsets[number] : self._offsets[number + 1]].decode())
-        return Document(row["id"], row["title"], row["text"], score, row.get("url"))
+        """Document `number` (from 0) with `score`. Raises UserError where the file is damaged (see `verify`)."""
+        try:
+            row, _ = _parse(self._map[self._offsets[number] : self._offsets[number + 1]].decode())
+            return Document(row["id"], row["title"], row["text"], score, row.get("url"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self._file}: row {number + 1} cannot be read; build the index again") from error
 
     def close(self) -> None:
         self._map.close()

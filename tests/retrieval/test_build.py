@@ -233,6 +233,15 @@ def test_an_index_that_is_damaged_foreign_or_of_another_version_is_refused(tmp_p
     assert "build it again" in str(caught.value) or "the retriever dense" in words
 
 
+def test_a_row_that_is_damaged_is_named_where_checksums_are_not_compared(tmp_path):
+    folder = index_of(tmp_path, ROWS)
+    texts = folder / "documents.jsonl"
+    texts.write_bytes(texts.read_bytes().replace(b'{"id"', b'["id"', 1))
+    retriever = opened(folder, verify=False)
+    with pytest.raises(UserError, match=r"documents.jsonl: row 1 cannot be read; build the index again"):
+        asyncio.run(retriever.search([ROWS[0]["text"]], 1))
+
+
 def test_settings_that_this_version_does_not_know_are_named(tmp_path):
     folder = index_of(tmp_path, ROWS)
     break_manifest(settings={"k2": 1})(folder)
