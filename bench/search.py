@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from cib_rl.engines.base import Engine, Generation, Sampling
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.environments.search import Search
 from cib_rl.evals.runner import start_engine
 from cib_rl.models import load_tokenizer, resolve_model

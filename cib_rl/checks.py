@@ -230,7 +230,7 @@ def _environment(
     found: Findings,
 ) -> tuple[Status, str]:
     """Build the environment and make prompts: a missing chat template shows here. Without tokenizer check its keys."""
-    from cib_rl.environments.base import check_section, make_environment
+    from cib_rl.environments.factory import check_section, make_environment
 
     limit = recipe.environment.max_completion_length
     if tokenizer is None:
@@ -238,6 +238,8 @@ def _environment(
         return "unchecked", f"up to {limit:,} tokens per completion; not made without the tokenizer"
     made = make_environment(recipe.environment, tokenizer, base)
     out.append(made)
+    if look := getattr(made, "check_rows", None):
+        look(rows)
     prompt = getattr(made, "prompt", None)
     if not rows or prompt is None:
         return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"

@@ -5,6 +5,7 @@ Heavy imports stay inside.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,15 +15,24 @@ import typer
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, run, checkpoint, or shipped:NAME.")],
-    benchmark: Annotated[str, typer.Option(help="countdown, gsm8k, math500, or package.module:NAME.")],
-    samples: Annotated[int, typer.Option(metavar="N", help="Answers per problem.")] = 1,
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            help="countdown, gsm8k, math500, package.module:NAME; or a recipe (a shipped name, a file, a run folder), "
+            "whose held-out evaluation it is."
+        ),
+    ],
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Answers per problem; default: 1, or the recipe's.")
+    ] = None,
     problems: Annotated[
-        int | None, typer.Option(metavar="N", help="Use the first N problems; default: all (countdown: 1,000).")
+        int | None,
+        typer.Option(metavar="N", help="Use the first N problems; default: all (countdown: 1,000), or the recipe's."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0: the likeliest token. Default: 1 for countdown, else 0.6.")
+        float | None, typer.Option(help="0: the likeliest token. Default: 1 for countdown, the recipe's, else 0.6.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Default: 1 for countdown, else 0.95.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Default: 1 for countdown, the recipe's, else 0.95.")] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(metavar="N", help="Limit of an answer; default: countdown 320, gsm8k 2,048, math500 8,192."),
@@ -40,7 +50,7 @@ def evaluate(
         typer.Option(
             "--environment",
             metavar="KEY=VALUE",
-            help="Change a key of the recipe's section `environment`, e.g. \"suffix=''\"; may be repeated.",
+            help="Change a key of the section `environment`, e.g. \"suffix=''\" or retriever.url=…; may be repeated.",
         ),
     ] = None,
     engine_options: Annotated[
@@ -67,7 +77,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a benchmark, with 95% intervals.
 
-    Accuracy, pass@k, tokens and truncated share; every sample is saved.
+    Accuracy, pass@k, tokens, turns and truncated share; every sample is saved.
     """
     from cib_rl.samples.options import as_mapping
 
@@ -112,7 +122,9 @@ def run_evaluation(model: str, benchmark: str, *, output: Path | None, compare: 
         before.require_graded()
     transformers_logging.disable_progress_bar()  # there is one of our own
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = output if output is not None else Path("runs") / f"eval-{benchmark.replace(':', '_')}-{stamp}"
+    folder = (
+        output if output is not None else Path("runs") / f"eval-{re.sub(r'[^A-Za-z0-9._-]+', '_', benchmark)}-{stamp}"
+    )
     result = evaluate(model, benchmark, output=folder, before=before, progress=RunProgress(), **options)
     print_summary(result)
     if before is not None:

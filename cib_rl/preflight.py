@@ -58,12 +58,15 @@ def check_budget(recipe: Recipe, roles: Sequence[Role]) -> str | None:
 
 
 def check_prompts(environment: Any, rows: Sequence[Row], *, evaluation: bool = False) -> None:
-    """Make one prompt of each kind, texts and messages: enough to see that a chat template is missing.
+    """Let the environment look at the rows, and make one prompt of each kind, texts and messages: enough to see that a
+    chat template is missing.
 
     An environment of one's own need not be able to. Raises UserError.
     """
-    if make := getattr(environment, "prompt", None):
-        with naming(evaluation):
+    with naming(evaluation):
+        if look := getattr(environment, "check_rows", None):
+            look(rows)
+        if make := getattr(environment, "prompt", None):
             for row in {type(row["prompt"]): row for row in reversed(rows)}.values():
                 make(row)
 

@@ -60,7 +60,7 @@ class TaskSection(PluginSection):
 class EnvironmentSection(PluginSection):
     """How an episode runs. Length limits have no default."""
 
-    name: str = Field("single_turn", description="single_turn, search, or package.module:Class of your own")
+    name: str = Field("single_turn", description="single_turn, search, package.module:Class or path/file.py:Class")
     max_completion_length: int = Field(ge=1, description="policy tokens per episode")
     max_turn_length: int | None = Field(None, ge=1, description="policy tokens per turn; default: the episode's limit")
     system: str | None = Field(None, description="system message (only with a chat template)")

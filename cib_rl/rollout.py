@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.environments.base import Environment, EpisodeEngine
 from cib_rl.errors import UserError
+from cib_rl.event_loop import run_anywhere
 from cib_rl.grading.answers import extract_answer
 from cib_rl.spans import decode
 from cib_rl.trajectory import StopReason, Trajectory
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,9 @@ class Rollouts:
         """
         started = time.perf_counter()
         trajectories = run_anywhere(self._run_all(episodes, sampling, on_episode))
+        reads_answers = getattr(self.environment, "reads_answers", False)
         for trajectory in trajectories:
-            finish(trajectory, self.tokenizer, self.answer_style)
+            finish(trajectory, self.tokenizer, None if reads_answers else self.answer_style)
         self.seconds = time.perf_counter() - started
         return trajectories
 
@@ -99,23 +98,18 @@ class Rollouts:
         return list(await asyncio.gather(*(play(episode) for episode in episodes)))
 
 
-def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_style: str) -> None:
-    """Fill in text, policy text and answer of an episode whose tokens and stop reason are known."""
+def finish(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_style: str | None) -> None:
+    """Fill in text, policy text and answer of an episode whose tokens and stop reason are known.
+
+    `answer_style`: see `extract_answer`; None: the environment has read the answer itself.
+    """
     trajectory.text = decode(tokenizer, trajectory.completion_ids)
     # Documents must never pass for the policy's words: the answer is read from what the policy sampled.
     all_policy = all(trajectory.policy_mask)
     trajectory.policy_text = trajectory.text if all_policy else decode(tokenizer, trajectory.policy_ids)
+    if answer_style is None:
+        return
     # The token that ended the last turn is no part of an answer that reaches to the end of the text.
     ended = trajectory.stop_reason is StopReason.EOS and trajectory.policy_ids
     marks = [decode(tokenizer, trajectory.policy_ids[-1:])] if ended else []
     trajectory.answer = extract_answer(trajectory.policy_text, answer_style, special_tokens=marks)
-
-
-def run_anywhere(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """`asyncio.run`, in a thread of its own where a loop runs already (notebooks)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1, thread_name_prefix="rollout") as thread:
-        return thread.submit(asyncio.run, coroutine).result()

@@ -108,7 +108,7 @@ class Trajectory:
         stop_reason: why the episode ended; None while it runs.
         text: one decode of all completion ids (environment tokens included), special tokens kept.
         policy_text: one decode of the policy's completion ids only, special tokens kept.
-        answer: the answer found in `policy_text`, or None when there is none.
+        answer: the answer found in `policy_text`, or in the turn that ended a search; None when there is none.
         tracks: per-token values learned along the way, name -> list as long as all completion tokens together
             (surprisal, entropy, advantage, ratio, ...).
         rewards: reward name -> unweighted value (None: does not apply).

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
 from cib_rl.engines.pump import sampling_problem
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
+from cib_rl.evals.recipe_benchmark import from_recipe, recipe_of
 from cib_rl.evals.report import require_same_questions
 from cib_rl.evals.result import EvalResult
 from cib_rl.evals.scoring import score_rows
@@ -35,7 +36,7 @@ def evaluate(
     model_ref: str,
     benchmark: str,
     *,
-    samples: int = 1,
+    samples: int | None = None,
     problems: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -53,12 +54,13 @@ def evaluate(
     before: EvalResult | None = None,
     progress: RunProgress | None = None,
 ) -> EvalResult:
-    """Generate and grade `samples` answers to each problem, save them, and return them.
+    """Generate and grade answers to each problem, save them, and return them.
 
     Args:
         model_ref: hub id, model folder, run folder (its newest checkpoint) or checkpoint, or `shipped:NAME`.
-        benchmark: a shipped name or `package.module:NAME`.
-        problems: the first so many; default: all.
+        benchmark: a shipped name, `package.module:NAME`, or a recipe (name, file, run folder) whose evaluation it is.
+        samples: answers to each problem; default: the benchmark's.
+        problems: the first so many; default: all, or what the recipe says.
         temperature, top_p, max_tokens: default: the benchmark's.
         engine: `transformers` or `vllm`.
         data: a local file instead of the benchmark's own source.
@@ -73,15 +75,17 @@ def evaluate(
 
     Raises UserError for anything the user can mend, before generating where that can be known.
     """
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     target = Path(output) if output is not None else None
     if target is not None and target.exists():
         raise UserError(f"{target} exists; give another output folder")
-    chosen = get_benchmark(benchmark)
+    recipe = recipe_of(benchmark)
+    chosen = get_benchmark(benchmark) if recipe is None else from_recipe(recipe, benchmark)
     changes = dict(environment or {}) | ({} if max_tokens is None else {"max_completion_length": max_tokens})
     asked = chosen.environment_section(changes)
     rows = chosen.rows(Path(data) if data is not None else None, problems)
+    require_kinds(rows, chosen.by)
     section = engine_section(engine, {**(engine_options or {}), **({} if dtype is None else {"dtype": dtype})})
     sampling = Sampling(
         max_tokens=asked.max_completion_length,
@@ -103,7 +107,11 @@ def evaluate(
         tokenizer=tokenizer, seed=seed, deterministic=deterministic, max_completion_length=asked.max_completion_length
     )
     with ExitStack() as stack:
-        suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context)))
+        if (close := getattr(built, "close", None)) is not None:
+            stack.callback(close)
+        if (check := getattr(built, "check", None)) is not None:
+            check()
+        suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context, chosen.success)))
         check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
         running = stack.enter_context(
             closing(start_engine(section, reference, tokenizer, deterministic=deterministic, seed=seed))
@@ -112,10 +120,11 @@ def evaluate(
             rows,
             Rollouts(built, running, tokenizer, asked.answer),
             suite,
-            samples,
+            chosen.samples if samples is None else samples,
             seed,
             sampling=sampling,
             measure=chosen.measure,
+            by=chosen.by,
             settings={
                 "benchmark": chosen.name,
                 "model": model_ref,
@@ -190,13 +199,17 @@ def evaluation_rows(recipe: Recipe, base_dir: Path) -> list[Row]:
         rows = load_rows(section.task, base_dir)
     except UserError as error:
         raise UserError(f"evaluation: {error}") from error
-    if section.by is not None:
-        lacking = next((row["id"] for row in rows if row.get(section.by) is None), None)
-        if lacking is not None:
-            raise UserError(f"evaluation.by: row {lacking!r} has no column {section.by!r}; it has {', '.join(rows[0])}")
+    require_kinds(rows, section.by)
     if len(rows) < section.problems and "problems" in section.model_fields_set:
         raise UserError(f"evaluation.problems asks for {section.problems} problems, evaluation.task holds {len(rows)}")
     return rows[: section.problems]
+
+
+def require_kinds(rows: Sequence[Row], by: str | None) -> None:
+    """Raises UserError for a row without the column that tells kinds of question apart."""
+    lacking = next((row for row in rows if by is not None and row.get(by) is None), None)
+    if lacking is not None:
+        raise UserError(f"evaluation.by: row {lacking['id']!r} has no column {by!r}; it has {', '.join(lacking)}")
 
 
 def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:

@@ -80,8 +80,8 @@ class ParallelSearch:
         self.labeller: Any = find_reward(labels, Path(context.base_dir)) if ":" in labels else None
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raises PluginError where no row has a label."""
-        if self.labeller is None and not any(row.get(self.labels) is not None for row in rows):
+        """Raises PluginError where no row has a label, or one has a label that is no text."""
+        if self.labeller is None and not any([self.kind(row) for row in rows]):  # a list: every row is looked at
             raise PluginError(
                 f"parallel_search reads a question's kind from the column {self.labels!r}, which no task row has; name "
                 "another column, or a function of a row, in `labels`"
@@ -108,10 +108,15 @@ class ParallelSearch:
         )
 
     def kind(self, row: Mapping[str, Any]) -> Kind | None:
-        """What a task's question is; None without a label."""
+        """What a task's question is; None without a label. Raises PluginError for a label that is no text."""
         label = self.labeller(row) if self.labeller is not None else row.get(self.labels)
         if label is None:
             return None
+        if not isinstance(label, str):
+            raise PluginError(
+                f"parallel_search: row {row.get('id')!r}: its label, of {self.labels!r}, must be a text; it is "
+                f"{label!r}"
+            )
         return "parallel" if label in self.parallel else "single" if label in self.single else "sequential"
 
     def _decomposition(self, kind: Kind, decomposed: bool) -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cib_rl.engines.base import Engine, Generation, Sampling
-from cib_rl.environments.base import EpisodeEngine, encode_prompt, make_environment
+from cib_rl.environments.base import EpisodeEngine, encode_prompt
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection, Recipe, TaskSection
 from cib_rl.recipe_io import load_recipe

@@ -6,7 +6,7 @@ import pytest
 
 from cib_rl.engines.base import Generation, Sampling
 from cib_rl.engines.transformers import TransformersEngine
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.rollout import Episode, Rollouts

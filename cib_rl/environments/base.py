@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.errors import UserError
-from cib_rl.grading.answers import finder
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.seeds import derive_seed
-from cib_rl.trajectory import Segment, StopReason, Trajectory, Turn
+from cib_rl.trajectory import StopReason, Trajectory, Turn
 
 
 class EpisodeEngine:
@@ -57,12 +54,14 @@ class Environment(Protocol):
 
     `section.kwargs` holds the recipe's keys that are no fields of the section: check them in the constructor and raise
     UserError for unknown ones. `run` plays one episode and returns its trajectory with segments, turns and stop reason
-    (`record_generation` writes all three); text, answer, group and member are filled in by the rollout. An exception
-    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Four methods
+    (`record_generation` writes all three); text, answer, group and member are filled in by the rollout: the answer from
+    all that the policy wrote, unless an attribute `reads_answers` is true: then the environment sets it. An exception
+    becomes an entry in the trajectory's errors, a UserError (a mistake in recipe or data) stops the run. Five methods
     may be there: `prompt(task)` gives the token ids that an episode begins with, and raises UserError for a task that
-    cannot be asked; it is asked for before training. `check()`, called once before training, raises UserError where
-    episodes could not run (a server that does not answer, say), `close()` is called at the end, and `recovered()` after
-    a window of which most episodes failed and none can train: it may wait, and says whether to play it again.
+    cannot be asked; it is asked for before training. `check_rows(rows)` raises UserError for a row that cannot be
+    played. `check()`, called once before training, raises UserError where episodes could not run (a server that does
+    not answer, say), `close()` is called at the end, and `recovered()` after a window of which most episodes failed and
+    none can train: it may wait, and says whether to play it again.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...
@@ -136,53 +135,3 @@ def with_suffix(messages: list[dict[str, Any]], suffix: str) -> list[dict[str, A
     if last is None or not isinstance(messages[last].get("content"), str):
         raise UserError("environment.suffix: a prompt's messages have no user message with a text to add it to")
     return [{**m, "content": m["content"] + suffix} if i == last else m for i, m in enumerate(messages)]
-
-
-def check_section(section: EnvironmentSection) -> None:
-    """What can be said of the recipe's section without a tokenizer. Raises UserError for keys that are wrong."""
-    finder(section.answer)  # an unknown style is refused here, not after the first rollout
-    if section.name == "single_turn" and section.kwargs:
-        near = ", ".join(f"`{key}`" for key in section.kwargs)
-        known = ", ".join(EnvironmentSection.model_fields)
-        raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
-    if section.name == "search":
-        from cib_rl.environments.search import read_keys
-
-        read_keys(section.kwargs)
-
-
-def make_environment(
-    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path | None = None
-) -> Environment:
-    """The environment named in the recipe: a shipped one, or `package.module:Class`. Its paths start at `base_dir`.
-
-    Raises UserError when it cannot be found or imported, or does not take what the recipe gives it.
-    """
-    from cib_rl.environments.single_turn import SingleTurn
-
-    check_section(section)
-    if section.name == "single_turn":
-        return SingleTurn(section, tokenizer)
-    if section.name == "search":
-        from cib_rl.environments.search import make_search
-
-        return make_search(section, tokenizer, base_dir or Path.cwd())
-    module, _, name = section.name.partition(":")
-    if not name:
-        raise UserError(
-            f"environment.name: unknown {section.name!r}; known: single_turn, search, or package.module:Class"
-        )
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"environment.name: cannot load {section.name!r}: {error}") from error
-    try:
-        environment: Environment = factory(section, tokenizer)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"environment {section.name!r} cannot be built: {type(error).__name__}: {error}") from error
-    return environment
-
-
-__all__ = ["Environment", "EpisodeEngine", "Segment", "encode_prompt", "make_environment", "record_generation"]

@@ -21,9 +21,9 @@ from cib_rl.environments.search_dialogue import Dialogue, Tags, interleaved
 from cib_rl.environments.search_protocol import Action
 from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.errors import UserError
+from cib_rl.event_loop import run_anywhere
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
-from cib_rl.rollout import run_anywhere
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
 _CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
@@ -54,7 +54,7 @@ class SearchKeys(BaseModel):
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
     outage: float = Field(
-        900.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
+        300.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
     )
     evidence: str | None = Field("supporting_ids", description="column of the evidence, whose recall is logged")
     evidence_by: By = Field("id", description="what of a document is compared with it")
@@ -72,13 +72,18 @@ class Search:
     Diagnostics of each trajectory: `searches`, `queries`, `empty_queries`, `repeated_queries`, `dropped_queries`,
     `failed_queries`, `empty_results`, `invalid_actions`, `decomposed` (searches of several queries),
     `environment_tokens`, `finished` (1 with an answer); and for tasks that name their evidence `evidence_recall`.
+
+    The answer is that of the turn that ended the episode. Pieces of one in other turns, cut off or behind a search, are
+    none: an episode that did not finish has no answer.
     """
+
+    reads_answers = True
 
     def __init__(
         self, section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, keys: SearchKeys
     ) -> None:
         self.section, self.tokenizer, self.retriever, self.keys = section, tokenizer, retriever, keys
-        self.dialogue = _dialogue(section, tokenizer, keys)
+        self.dialogue = make_dialogue(section, tokenizer, keys)
         self.protocol = self.dialogue.protocol
         self.evidence = Evidence(keys.evidence, keys.evidence_by, tokenizer) if keys.evidence else None
         self._slots: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
@@ -105,7 +110,7 @@ class Search:
                 break
             action = self.dialogue.read(generation)
             if action.kind == "answer":
-                counts["finished"] = int(action.answered)
+                trajectory.answer, counts["finished"] = action.answer, int(action.answer is not None)
                 trajectory.stop_reason = action.reason or trajectory.stop_reason
                 break
             if generation.stop_reason is StopReason.EOS and action.kind == "none" and self.keys.eos_ends:
@@ -116,7 +121,7 @@ class Search:
             if turn + 1 == self.keys.turns + self.keys.final_answer:
                 trajectory.stop_reason = StopReason.MAX_TURNS
                 break
-            if action.kind == "search" and turn < self.keys.turns:
+            if action.kind == "search":
                 replies = await self._replies(trajectory, action, asked, counts)
                 observation = self._fitted(
                     self.dialogue.frame(generation, len(replies)), replies, segment, len(trajectory.turns[-1].queries)
@@ -136,6 +141,16 @@ class Search:
         if self.keys.drop_failed and counts["failed_queries"]:
             trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
         return trajectory
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises UserError for a row whose evidence cannot be read."""
+        if self.evidence is None:
+            return
+        for row in rows:
+            try:
+                self.evidence.wanted(row)
+            except UserError as error:
+                raise UserError(f"{error}; environment.evidence names the column, null none") from None
 
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer, or not with `k` documents; asked before training."""
@@ -177,13 +192,17 @@ class Search:
         self, trajectory: Trajectory, action: Action, asked: set[str], counts: Counter[str]
     ) -> list[list[list[int]]]:
         """For each call of a turn the pieces of its reply; all queries of all calls are under way at once."""
-        turn, chosen = trajectory.turns[-1], [self._chosen(call.queries, asked, counts) for call in action.calls]
+        turn, chosen, room = trajectory.turns[-1], list[list[str]](), self.keys.max_queries
+        for call in action.calls:
+            chosen.append(self._chosen(call.queries, asked, counts, room))
+            room -= len(chosen[-1])
         started = time.perf_counter()
         if any(call.fault is None for call in action.calls):
             turn.searched, turn.queries = True, [query for queries in chosen for query in queries]
             counts["searches"] += 1
         found = await asyncio.gather(*(self._retrieve(query) for query in turn.queries))
         turn.search_latency = time.perf_counter() - started
+        asked -= {query.casefold() for query, some in zip(turn.queries, found, strict=True) if isinstance(some, str)}
         turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
         counts["queries"] += len(found)
         counts["decomposed"] += len(found) > 1
@@ -214,8 +233,8 @@ class Search:
         left = min(max(0, most - around), self._left(segment) - around - 1)  # a token must be left to be sampled
         return interleaved(frame, self.dialogue.shown.fit(replies, left)) if left >= 0 else None
 
-    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str]) -> list[str]:
-        """The queries that are carried out: not empty, not asked before in this episode, not too many."""
+    def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str], room: int) -> list[str]:
+        """The queries that are carried out: not empty, not asked before in this episode, at most `room`."""
         queries: list[str] = []
         for part in parts:
             known = part.casefold()
@@ -223,7 +242,7 @@ class Search:
                 counts["empty_queries"] += 1
             elif known in asked:
                 counts["repeated_queries"] += 1
-            elif len(queries) == self.keys.max_queries:
+            elif len(queries) == room:
                 counts["dropped_queries"] += 1
             else:
                 asked.add(known)
@@ -258,7 +277,8 @@ def _noted(document: Document) -> dict[str, Any]:
     return noted if document.url is None else noted | {"url": visible(document.url)}
 
 
-def _dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
+def make_dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, keys: SearchKeys) -> Dialogue:
+    """How policy and environment speak: by tool calls or in tags. Raises UserError for what cannot work."""
     longest = _CHARACTERS * keys.max_block_length
     if keys.preset == "tool_calls":
         return ToolCalls(section, tokenizer, keys.protocol, longest, keys.max_queries)
@@ -278,11 +298,11 @@ def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
 
 def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
     """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
-    from cib_rl.retrieval.factory import make_retriever
+    from cib_rl.retrieval.factory import BUILT_IN, make_retriever
 
     keys = read_keys(section.kwargs)
     if not isinstance(keys.retriever.get("name"), str):
-        raise UserError("environment.retriever.name is missing: bm25, remote, or package.module:Class")
+        raise UserError(f"environment.retriever.name is missing: {', '.join(BUILT_IN)}, or a class of your own")
     rest = {key: value for key, value in keys.retriever.items() if key != "name"}
     retriever = make_retriever(keys.retriever["name"], rest, base_dir)
     if keys.retriever["name"] == "remote":  # the client tries again itself, and has its own limit

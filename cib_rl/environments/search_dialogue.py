@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from cib_rl.environments.foreign_text import ForeignText
 from cib_rl.environments.search_block import Shown
 from cib_rl.environments.search_protocol import Action, make_protocol
 from cib_rl.errors import UserError
+from cib_rl.grading.answers import extract_answer
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.spans import decode
 
@@ -66,11 +68,17 @@ class Tags:
     def prompt(self, task: Mapping[str, Any]) -> list[int]:
         question = task["prompt"]
         if not isinstance(question, str):
-            raise UserError("environment search: a task's prompt must be the question as text, not messages")
-        return encode_prompt(self.protocol.template.replace("{question}", question), self.section, self.tokenizer)
+            raise UserError(
+                f"row {task.get('id')!r}: to search in tags, prompt must be the question as text, not messages"
+            )
+        return encode_prompt(self.protocol.asking(question), self.section, self.tokenizer)
 
     def read(self, generation: Generation) -> Action:
-        return self.protocol.read(decode(self.tokenizer, generation.ids))
+        text = decode(self.tokenizer, generation.ids)
+        action = self.protocol.read(text)
+        if action.kind == "answer" and self.section.answer != "tag":
+            action = replace(action, answer=extract_answer(text, self.section.answer))
+        return action
 
     def frame(self, generation: Generation, replies: int) -> list[list[int]]:
         return [self._open, self._close]

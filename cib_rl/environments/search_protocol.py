@@ -66,13 +66,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Action:
-    """What a turn asks for: a search by one call or several, an end of the episode (`answered`: with an answer), or
-    nothing that could be understood. `surplus`: calls that were left out, being too many. `reason`: why an episode
-    ends, where the engine's reason says less (a stop string that is the end of a message)."""
+    """What a turn asks for: a search by one call or several, an end of the episode (`answer`: stripped, None where it
+    is empty or there is none), or nothing that could be understood. `surplus`: calls that were left out, being too
+    many. `reason`: why an episode ends, where the engine's reason says less (a stop string that is the end of a
+    message)."""
 
     kind: Literal["search", "answer", "none"]
     calls: list[Call] = field(default_factory=list)
-    answered: bool = True
+    answer: str | None = None
     surplus: int = 0
     reason: StopReason | None = None
 
@@ -83,6 +84,7 @@ class Protocol:
 
     Attributes:
         template: the user's message; `{question}` stands for the task's prompt.
+        question_mark: white space around the task's prompt is taken off, and a question mark added where it has none.
         search, information, answer, think: names of the tags.
         delimiter: splits one search into several queries; None: a search is one query.
         invalid: what is added after a turn that neither searches nor answers.
@@ -92,6 +94,7 @@ class Protocol:
     """
 
     template: str = _SEARCH_R1 + _DECOMPOSE + _FREELY
+    question_mark: bool = False
     search: str = "search"
     information: str = "information"
     answer: str = "answer"
@@ -102,6 +105,13 @@ class Protocol:
     query_header: str = "Results {number} for: {query}\n"
     before: str = "\n\n"
     after: str = "\n\n"
+
+    def asking(self, question: str) -> str:
+        """The user's message with the question."""
+        if self.question_mark:
+            question = question.strip()
+            question += "" if question.endswith("?") else "?"
+        return self.template.replace("{question}", question)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -129,16 +139,16 @@ class Protocol:
         if match is None:
             return Action("none")
         if match[1] == self.answer:
-            return Action("answer")
+            return Action("answer", answer=match[2].strip() or None)
         parts = match[2].split(self.delimiter) if self.delimiter else [match[2]]
         return Action("search", [Call([" ".join(part.split()) for part in parts])])
 
 
 PRESETS: dict[str, Protocol] = {
-    # Search-R1 (arXiv 2503.09516, Table 1 and the released code): one query per search.
-    "search_r1": Protocol(template=_SEARCH_R1 + _FREELY, delimiter=None),
+    # Search-R1 (arXiv 2503.09516, Table 1 and the released code): one query per search. The mark is its data's.
+    "search_r1": Protocol(template=_SEARCH_R1 + _FREELY, question_mark=True, delimiter=None),
     # ParallelSearch (arXiv 2508.09303, Table 1 and the released code): no header before a query's passages.
-    "parallel_search": Protocol(query_header=""),
+    "parallel_search": Protocol(question_mark=True, query_header=""),
     # InForage (arXiv 2505.09316, the released code): the block is called evidence.
     "inforage": Protocol(template=_INFORAGE, information="evidence", delimiter=None),
 }
@@ -149,16 +159,29 @@ def make_protocol(preset: str | None, changes: Mapping[str, Any]) -> Protocol:
     if preset is not None and preset not in PRESETS:
         raise UserError(f"environment.preset: {preset!r} does not search in tags; known that do: {', '.join(PRESETS)}")
     protocol = changed(PRESETS[preset] if preset else Protocol(), changes)
+    for name in protocol.tags:
+        if not re.fullmatch(r"[^\s<>/]+", name):
+            raise UserError(f"environment.protocol: {name!r} cannot be the name of a tag; give it without brackets")
     if len(set(protocol.tags)) < len(protocol.tags):
         raise UserError(f"environment.protocol: two tags have the same name: {', '.join(protocol.tags)}")
     return protocol
 
 
 def changed(base: Form, changes: Mapping[str, Any]) -> Form:
-    """A protocol with changes. Raises UserError for unknown ones, and where question or documents have no place."""
-    known = {field.name for field in fields(base)}  # type: ignore[arg-type]
-    if unknown := set(changes) - known:
+    """A protocol with changes. Raises UserError for unknown ones, and where question or documents have no place.
+
+    Null is no change, where it is no value: a recipe that extends one with other texts empties them so.
+    """
+    known = {field.name: field.type for field in fields(base)}  # type: ignore[arg-type]
+    changes = {
+        name: value for name, value in changes.items() if value is not None or "None" in str(known.get(name, ""))
+    }
+    if unknown := set(changes) - set(known):
         raise UserError(f"environment.protocol: unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    for key, value in changes.items():
+        kind = bool if isinstance(getattr(base, key), bool) else str
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"environment.protocol.{key}: {value!r} is no {'text' if kind is str else 'true or false'}")
     protocol: Any = replace(base, **changes)  # type: ignore[type-var]
     if "{question}" not in protocol.template:
         raise UserError("environment.protocol.template: {question} does not occur in it: no task would be asked")

@@ -35,13 +35,11 @@ class RecordedSearch:
         self.foreign = ForeignText(tokenizer, p.tags)
         self._block = re.compile(rf"<{re.escape(p.information)}>(.*?)</{re.escape(p.information)}>", re.DOTALL)
         self._tag = re.compile(rf"</?{re.escape(p.information)}>")
-        leads = [lead for form in (p.query_header, p.document) if (lead := _lead(form))]
-        self._piece = re.compile(f"(?={'|'.join([*leads, *_OWN_WORDS])})")
+        self._pieces = Pieces(p.query_header, p.document)
 
     def segment(self, question: str, completion: str, where: str) -> Segment:
         """The episode, without an end of sequence. Raises UserError, with `where`, for a block that is not closed."""
-        prompt = self.protocol.template.replace("{question}", question)
-        segment = Segment(encode_prompt(prompt, self.section, self.tokenizer))
+        segment = Segment(encode_prompt(self.protocol.asking(question), self.section, self.tokenizer))
         for text, is_block in self._parts(completion):
             if is_block:
                 segment.append_environment(self._encode_block(text))
@@ -77,12 +75,23 @@ class RecordedSearch:
 
     def _encode_block(self, text: str) -> list[int]:
         p = self.protocol
-        pieces = [piece for piece in self._piece.split(text) if piece]
-        inner = [token for piece in pieces for token in self.foreign.encode(piece)]
+        inner = [token for piece in self._pieces.split(text) for token in self.foreign.encode(piece)]
         return [*self._own(f"{p.before}<{p.information}>"), *inner, *self._own(f"</{p.information}>{p.after}")]
 
     def _own(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+class Pieces:
+    """Takes what was shown apart into what the environment encodes by itself: headers, documents, sentences."""
+
+    def __init__(self, *forms: str) -> None:
+        leads = [lead for form in forms if (lead := _lead(form))]
+        self._begin = re.compile(f"(?={'|'.join([*leads, *_OWN_WORDS])})")
+
+    def split(self, text: str) -> list[str]:
+        """Pieces that make the text together; none of it is lost."""
+        return [piece for piece in self._begin.split(text) if piece]
 
 
 def _lead(form: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,7 +96,8 @@ class ToolCalls:
         self.max_calls = max_calls if chat.parallel else 1
         self.stops = [chat.end]
         own = tag_names(chat.call.before, chat.call.after, *chat.results(1), p.document, p.query_header)
-        foreign = ForeignText(tokenizer, [*_TAGS, *own], (p.document, p.query_header), longest, chat.escape)
+        self.tags = [*_TAGS, *own]
+        foreign = ForeignText(tokenizer, self.tags, (p.document, p.query_header), longest, chat.escape)
         self.shown = Shown(foreign, p.document, p.query_header, None if chat.escape is str else _can_be_read)
         self._end = foreign.encode_own(chat.end)
         self._invalid = [token for text in _inside(chat.user(), p.invalid) for token in foreign.encode_own(text)]
@@ -104,13 +105,19 @@ class ToolCalls:
     def prompt(self, task: Mapping[str, Any]) -> list[int]:
         """Token ids of the prompt: the question as text, or messages, the last of the user's being the question."""
         prompt = task["prompt"]
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-        last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
-        if last is None or not isinstance(messages[last].get("content"), str):
-            raise UserError("environment search: a task's prompt has no message of the user's with a text")
-        question = messages[last]["content"]
-        messages[last]["content"] = self.protocol.template.replace("{question}", question)
-        return encode_prompt(messages, self.section, self.tokenizer, tools=[self.protocol.tool])
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return encode_prompt(
+            self.asked(messages, f"row {task.get('id')!r}"), self.section, self.tokenizer, tools=[self.protocol.tool]
+        )
+
+    def asked(self, messages: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+        """The messages of a prompt, the question put into the protocol's template. Raises UserError without one."""
+        copied = [dict(message) for message in messages]
+        last = max((i for i, m in enumerate(copied) if m.get("role") == "user"), default=None)
+        if last is None or not isinstance(copied[last].get("content"), str):
+            raise UserError(f"{where}: prompt has no message of the user's with a text")
+        copied[last]["content"] = self.protocol.template.replace("{question}", copied[last]["content"])
+        return copied
 
     def read(self, generation: Generation) -> Action:
         """The calls of a message, or its end."""
@@ -125,7 +132,7 @@ class ToolCalls:
             return Action("none")
         marks = self.tokenizer.all_special_tokens  # an end of sequence that is not the template's
         answer = extract_answer(text, self.section.answer, special_tokens=marks)
-        return Action("answer", answered=answer is not None, reason=StopReason.EOS)
+        return Action("answer", answer=answer, reason=StopReason.EOS)
 
     def frame(self, generation: Generation, replies: int) -> list[list[int]]:
         """What the template puts around so many tool messages, and the end of the message if it was cut off."""

@@ -9,8 +9,8 @@ decomposition.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from cib_rl.fiction.questions import Fact, Question
@@ -35,21 +35,25 @@ class Habits:
     checks: float = 0.35
 
 
-def demonstrate(question: Question, find: Callable[[list[str]], str], rng: random.Random, habits: Habits) -> list[str]:
-    """An episode as texts that are in turn the agent's and the environment's: agent, block, agent, …, agent.
+@dataclass(frozen=True)
+class Step:
+    """One message of the agent's: a thought, then the queries of a search, or in the last one the answer."""
 
-    Args:
-        find: the environment's block of documents for the queries of a search.
-    """
+    thought: str
+    queries: list[str] = field(default_factory=list)
+    answer: str | None = None
+
+
+def demonstrate(question: Question, rng: random.Random, habits: Habits) -> list[Step]:
+    """An episode, but for what its searches find."""
     together = question.type == "comparison" and rng.random() < habits.parallel
     doubled = not together and rng.random() < habits.paraphrased
-    texts: list[str] = []
+    steps: list[Step] = []
     known: list[Fact] = []
 
     def search(wanted: Sequence[Fact], queries: list[str]) -> None:
         need = " and ".join(f"the {fact.wanted} of {fact.title}" for fact in wanted)
-        texts.append(f"<think> {_said(known)}I need {need}.</think>\n<search> {' ## '.join(queries)}</search>")
-        texts.append(find(queries))
+        steps.append(Step(f"{_said(known)}I need {need}.", queries))
 
     if together:
         search(question.facts, [_query(fact, rng) for fact in question.facts])
@@ -63,12 +67,8 @@ def demonstrate(question: Question, find: Callable[[list[str]], str], rng: rando
         if rng.random() >= habits.checks:
             break
         fact = rng.choice(question.facts)
-        texts.append(f"<think> {_said(known)}Let me check {fact.title}.</think>\n<search> {fact.title} again</search>")
-        texts.append(find([f"{fact.title} again"]))
-    texts.append(
-        f"<think> {_said(known)}{_conclusion(question)}".rstrip() + f"</think>\n<answer> {question.answer}</answer>"
-    )
-    return texts
+        steps.append(Step(f"{_said(known)}Let me check {fact.title}.", [f"{fact.title} again"]))
+    return [*steps, Step(f"{_said(known)}{_conclusion(question)}".rstrip(), answer=question.answer)]
 
 
 def _query(fact: Fact, rng: random.Random) -> str:

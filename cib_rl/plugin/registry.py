@@ -7,20 +7,15 @@ imports nothing. Nothing is registered anywhere: each process finds what it need
 from __future__ import annotations
 
 import ast
-import difflib
-import hashlib
-import importlib
 import importlib.util
-import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from cib_rl.plugin.contract import Kind, PluginError, RewardInfo
+from cib_rl.plugin.contract import Kind, PluginError
+from cib_rl.plugin.importing import find_elsewhere, importing, is_elsewhere, nearest, syntax_message
 from cib_rl.plugin.signature import signature_from_ast
 
 GROUP = "cib_rl.rewards"
@@ -50,15 +45,7 @@ def find_reward(spec: str, base_dir: Path) -> Any:
     Raises:
         PluginError: nothing has that name, or its file cannot be imported.
     """
-    path, _, attribute = spec.rpartition(":")
-    if spec.endswith(".py"):
-        path, attribute = spec, ""
-    if path.endswith(".py"):
-        file = (base_dir / Path(path).expanduser()).resolve()
-        return _pick(_load_file(file), attribute, str(file))
-    if path:
-        return _pick(_load_module(path), attribute, path)
-    return _find_by_name(spec)
+    return find_elsewhere(spec, base_dir, "reward") if is_elsewhere(spec) else _find_by_name(spec)
 
 
 def describe_rewards() -> list[RewardDescription]:
@@ -90,20 +77,14 @@ def _find_by_name(name: str) -> Any:
         raise PluginError(f"several rewards are named {name!r}: {', '.join(origins)}; write package.module:name")
     if builtins:
         module, description = builtins[0]
-        return _pick(_load_module(module), description.name, module)
+        return find_elsewhere(f"{module}:{description.name}", Path(), "reward")
     if points:
-        return _load_entry_point(points[0])
+        return importing(points[0].load, _origin(points[0]))
     known = sorted({d.name for _, d in _builtins()} | {point.name for point in entry_points(group=GROUP)})
     raise PluginError(
         f"no reward is named {name!r}{nearest(name, known)}. Known: {', '.join(known) or 'none'}. "
         "A reward of your own is named package.module:name or path/file.py:name"
     )
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """' (did you mean ...?)', or '' when nothing is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 # --- reading without importing ---------------------------------------------------------------------------------------
@@ -126,7 +107,7 @@ def _describe_file(file: Path | None, origin: str) -> list[RewardDescription]:
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except SyntaxError as error:
-        raise PluginError(_syntax_message(file, error)) from error
+        raise PluginError(syntax_message(file, error)) from error
     found = []
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -154,70 +135,6 @@ def _source_of(point: EntryPoint) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-# --- importing -------------------------------------------------------------------------------------------------------
-
-
-def _load_file(file: Path) -> ModuleType:
-    """The module of a plugin file: one module, and so one state, for all its rewards; a new one when it has changed."""
-    if not file.is_file():
-        raise PluginError(f"no plugin file {file}")
-    source = file.read_bytes()
-    digest = hashlib.sha256(str(file).encode() + b"\0" + source).hexdigest()[:16]
-    name = f"cib_rl_plugin_{file.stem}_{digest}"
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(file)
-        sys.modules[name] = module  # before it runs: dataclasses look their module up
-        try:
-            # dont_inherit: this file's own `from __future__` must not change how the plugin is compiled.
-            _importing(lambda: exec(compile(source, str(file), "exec", dont_inherit=True), vars(module)), str(file))
-        except PluginError:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
-
-
-def _load_module(name: str) -> ModuleType:
-    return _importing(lambda: importlib.import_module(name), name)
-
-
-def _load_entry_point(point: EntryPoint) -> Any:
-    return _importing(point.load, _origin(point))
-
-
-def _importing(load: Callable[[], Any], what: str) -> Any:
-    """Run `load`; any exception becomes a PluginError that says where it came from."""
-    try:
-        return load()
-    except SyntaxError as error:
-        raise PluginError(_syntax_message(error.filename or what, error)) from error
-    except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-        frames = [f for f in frames if f.filename != __file__]  # where the mistake is, not where it was noticed
-        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        raise PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}{at}") from error
-
-
-def _syntax_message(file: object, error: SyntaxError) -> str:
-    return f"{file}:{error.lineno}: syntax error: {error.msg}"
-
-
 def _origin(point: EntryPoint) -> str:
     package = point.dist.name if point.dist else "unknown package"
     return f"entry point {point.name} = {point.value} of {package}"
-
-
-def _pick(module: ModuleType, name: str, where: str) -> Any:
-    """The attribute `name` of a module, or the reward declared under that name; '' is the only reward in it."""
-    own = [v for v in vars(module).values() if callable(v) and getattr(v, "__module__", None) == module.__name__]
-    declared = {v.__reward__.name: v for v in own if isinstance(getattr(v, "__reward__", None), RewardInfo)}
-    if not name and len(declared) == 1:
-        return next(iter(declared.values()))
-    found = (declared.get(name) or _importing(lambda: getattr(module, name, None), where)) if name else None
-    if found is None:
-        known = sorted(set(declared) | {v.__name__ for v in own if not v.__name__.startswith("_")})
-        wanted = f"no reward {name!r}{nearest(name, known)}" if name else "more than one reward or none: add :name"
-        raise PluginError(f"{where} has {wanted}; found there: {', '.join(known) or 'nothing callable'}")
-    if not callable(found):
-        raise PluginError(f"{where}:{name} is a {type(found).__name__}, not a function or class")
-    return found

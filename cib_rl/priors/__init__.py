@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cib_rl.plugin import PluginError, RewardContext, find_reward
-from cib_rl.plugin.registry import nearest
+from cib_rl.plugin import PluginError, RewardContext
+from cib_rl.plugin.importing import find_elsewhere, is_elsewhere, nearest
 from cib_rl.plugin.signature import check_keywords, keyword_parameters
 from cib_rl.priors.base import Prior, PriorRequest, requests_from
 from cib_rl.priors.rate import rate_nats
@@ -38,12 +38,12 @@ def find_prior(spec: Mapping[str, Any], base_dir: Path) -> tuple[type[Prior], di
     """
     keys = {key: value for key, value in spec.items() if key != "name"}
     name = spec.get("name")
-    if not isinstance(name, str) or (name not in BUILT_IN and ":" not in name):
+    if not isinstance(name, str) or (name not in BUILT_IN and not is_elsewhere(name)):
         raise PluginError(
             f"prior.name: no prior is named {name!r}{nearest(str(name), list(BUILT_IN))}; "
             f"known: {', '.join(BUILT_IN)}; one of your own is named package.module:Class or path/file.py:Class"
         )
-    found = find_reward(BUILT_IN.get(name, name), base_dir)
+    found = find_elsewhere(BUILT_IN.get(name, name), base_dir, "prior")
     if not (inspect.isclass(found) and issubclass(found, Prior)):
         raise PluginError(f"prior.name: {name!r} is no subclass of cib_rl.priors.Prior")
     parameters = keyword_parameters(found, skip=0) if found.__init__ is not object.__init__ else {}

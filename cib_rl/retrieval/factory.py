@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cib_rl.errors import UserError
+from cib_rl.plugin.importing import find_elsewhere, is_elsewhere, nearest
 from cib_rl.retrieval.base import Retriever
 from cib_rl.retrieval.index_io import index_kind
 from cib_rl.retrieval.local import LocalRetriever
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retriever:
-    """The retriever `name`: `bm25`, `dense`, `remote`, or `package.module:Class`.
+    """The retriever `name`: `bm25`, `dense`, `remote`, `package.module:Class` or `path/file.py:Class`.
 
     Args:
         keys: its settings (`BM25Settings`, `DenseSettings`, `RemoteSettings`, or keyword arguments of the class).
@@ -39,13 +39,12 @@ def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retrie
         from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 
         return RemoteRetriever(validated(RemoteSettings, keys, "retriever"), base_dir)
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise UserError(f"retriever.name: unknown {name!r}; known: {', '.join(BUILT_IN)}, or package.module:Class")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"retriever.name: cannot load {name!r}: {error}") from error
+    if not is_elsewhere(name):
+        raise UserError(
+            f"retriever.name: unknown {name!r}{nearest(name, list(BUILT_IN))}; known: {', '.join(BUILT_IN)}, "
+            "package.module:Class or path/file.py:Class"
+        )
+    factory = find_elsewhere(name, base_dir, "retriever", key="retriever.name")
     try:
         retriever: Retriever = factory(base_dir=base_dir, **keys)
     except UserError:

@@ -22,7 +22,7 @@ from trl import GRPOConfig
 from cib_rl.credit.assign import Credit
 from cib_rl.engines.base import Sampling
 from cib_rl.engines.factory import make_engine
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluation_rows
 from cib_rl.models import load_policy, load_tokenizer, resolve_model, unsharded, with_adapter

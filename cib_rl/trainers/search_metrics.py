@@ -15,7 +15,7 @@ def search_row(trajectory: Trajectory) -> dict[str, Any]:
     found = trajectory.diagnostics
     return {
         "turns": len(trajectory.turns),
-        "invalid": found.get("invalid_actions", 0.0),
+        "finished": found.get("finished", 0.0),
         "failed": found.get("failed_queries", 0.0),
         "empty": found.get("empty_results", 0.0),
         "searches": [(len(turn.queries), turn.search_latency) for turn in trajectory.turns if turn.searched],
@@ -28,7 +28,7 @@ def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     * `search/turns`: turns per episode, the answer's among them.
     * `search/queries`: queries carried out per search; `search/decomposition`: share of the searches with several.
     * `search/valid`: share of the searches with a query to carry out; `search/valid_actions`: share of the turns that
-      searched or answered.
+      searched or answered (not: a search in the last turn, which is not carried out).
     * `search/failed`, `search/empty`: share of the queries that failed, or found nothing.
     * `seconds/search_p50`, `seconds/search_p95`: seconds from a search to all of its documents.
     """
@@ -44,7 +44,7 @@ def search_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "search/queries": float(queries.mean()),
         "search/decomposition": float((queries > 1).mean()),
         "search/valid": float((queries > 0).mean()),
-        "search/valid_actions": 1.0 - sum(row["invalid"] for row in rows) / turns,
+        "search/valid_actions": (len(searches) + sum(row["finished"] for row in rows)) / turns,
         "search/failed": sum(row["failed"] for row in rows) / asked,
         "search/empty": sum(row["empty"] for row in rows) / asked,
         "seconds/search_p50": float(middle),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.environments.base import encode_prompt, with_suffix
+from cib_rl.environments.calls_recorded import RecordedCalls
 from cib_rl.environments.search_recorded import RecordedSearch
 from cib_rl.errors import UserError
 from cib_rl.spans import decode
@@ -42,7 +44,9 @@ class Encoder:
         self.tokenizer, self.settings, self.section = tokenizer, settings, settings.section()
         self.eos: int = tokenizer.eos_token_id
         self.opening = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else self.eos]
-        self.search = RecordedSearch(self.section, tokenizer) if self.section.name == "search" else None
+        searches, calls = self.section.name == "search", self.section.kwargs.get("preset") == "tool_calls"
+        self.search = RecordedSearch(self.section, tokenizer) if searches and not calls else None
+        self.calls = RecordedCalls(self.section, tokenizer) if searches and calls else None
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.special = sorted({*added, *tokenizer.all_special_tokens} - {tokenizer.unk_token})
 
@@ -79,6 +83,10 @@ class Encoder:
         return [self._of_texts(row)]
 
     def _of_texts(self, row: Row) -> Segment:
+        if self.calls is not None:
+            raise UserError(
+                f"sft data: {row.where}: environment: preset tool_calls is for messages, not for prompt and completion"
+            )
         if self.search is not None:
             segment = self.search.segment(row.prompt, row.completion, f"sft data: {row.where}")
             if not segment.policy_mask.count(1):
@@ -99,9 +107,11 @@ class Encoder:
     def _of_messages(self, row: Conversation) -> Segment:
         if self.search is not None:
             raise UserError(
-                f"sft data: {row.where}: environment: search is for prompt and completion in tags; messages are "
-                "rendered by the chat template as they are"
+                f"sft data: {row.where}: environment: search in tags is for prompt and completion; messages are "
+                "rendered by the chat template as they are, or with preset: tool_calls as the environment does it"
             )
+        if self.calls is not None:
+            return self._of_calls(self.calls, row)
         (prompt, _), *rest = self._pieces(row)
         # As `encode_prompt`: a template writes bos itself, plain text gets it from the tokenizer.
         segment = Segment(list(self.tokenizer.encode(prompt, add_special_tokens=not self._templated)) if prompt else [])
@@ -109,6 +119,22 @@ class Encoder:
             self._append(segment, text, own)
             if own and not self._templated:
                 segment.append_policy([self.eos], [_NAN])
+        return segment
+
+    def _of_calls(self, calls: RecordedCalls, row: Conversation) -> Segment:
+        row = replace(row, messages=calls.asked(row.messages, f"sft data: {row.where}"), tools=[calls.protocol.tool])
+        (prompt, _), *rest = self._pieces(row)
+        segment = Segment(list(self.tokenizer.encode(prompt, add_special_tokens=False)))
+        own = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+        for at, following, (said, _), (between, _) in zip(
+            own, [*own[1:], None], rest[::2], [*rest[1::2], ("", False)], strict=True
+        ):
+            where = f"sft data: {row.where}: message {at + 1}"
+            start = len(segment)
+            self._append(segment, said, True)
+            calls.check(row.messages[at], segment.completion_ids[start:], where)
+            if following is not None:
+                segment.append_environment(calls.reply(between, row.messages[at + 1 : following], where))
         return segment
 
     @property

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.countdown.problems import problem_stream
 from cib_rl.countdown.solver import demonstrate
-from cib_rl.trainers.sft_data import Row
+from cib_rl.trainers.sft_data import Row, train_bpe
+from cib_rl.trainers.sft_rows import Conversation, SFTRow
 
 if TYPE_CHECKING:
     from cib_rl.trainers.sft_settings import SFTModel
@@ -24,7 +25,7 @@ TOKENIZER_ROWS = 6000  # demonstrations that a byte-level BPE is made of
 class Generator:
     """`rows`: an endless stream of demonstrations of training problems, never of held-out ones; `tokenizer`: for it."""
 
-    rows: Callable[[SFTModel], Iterator[Row]]
+    rows: Callable[[SFTModel], Iterator[SFTRow]]
     tokenizer: Callable[[SFTModel], PreTrainedTokenizerBase]
 
 
@@ -40,15 +41,19 @@ def _countdown_tokenizer(settings: SFTModel) -> PreTrainedTokenizerBase:
     return build_tokenizer()
 
 
-def _fiction_rows(settings: SFTModel) -> Iterator[Row]:
+def _fiction_rows(settings: SFTModel) -> Iterator[SFTRow]:
     from cib_rl.environments.search import read_keys
-    from cib_rl.environments.search_protocol import make_protocol
-    from cib_rl.fiction.rows import demonstrations
+    from cib_rl.environments.search_protocol import changed, make_protocol
+    from cib_rl.environments.tool_calls import ToolProtocol
+    from cib_rl.fiction.rows import demonstrations, in_calls, in_tags
 
     keys = read_keys({"retriever": {}, **settings.section().kwargs})
-    protocol = make_protocol(keys.preset, keys.protocol)
-    for question, completion in demonstrations(protocol, keys, settings.fiction, settings.seed):
-        yield Row(question, completion)
+    for shown in demonstrations(keys.k, settings.fiction, settings.seed):
+        if keys.preset == "tool_calls":
+            calls = changed(ToolProtocol(), keys.protocol)
+            yield Conversation(in_calls(shown, calls), [calls.tool], "a demonstration")
+        else:
+            yield Row(shown.question, in_tags(shown, make_protocol(keys.preset, keys.protocol)))
 
 
 def _fiction_tokenizer(settings: SFTModel) -> PreTrainedTokenizerBase:
@@ -57,8 +62,11 @@ def _fiction_tokenizer(settings: SFTModel) -> PreTrainedTokenizerBase:
     from cib_rl.fiction.tokenizer import build_tokenizer
 
     keys = read_keys({"retriever": {}, **settings.section().kwargs})
-    rows = islice(_fiction_rows(settings), TOKENIZER_ROWS)
-    return build_tokenizer(rows, make_protocol(keys.preset, keys.protocol), settings.vocab_size)
+    rows = list(islice(_fiction_rows(settings), TOKENIZER_ROWS))
+    if keys.preset == "tool_calls":
+        return train_bpe(rows, settings.vocab_size, settings.chat_template)
+    protocol = make_protocol(keys.preset, keys.protocol)
+    return build_tokenizer((row for row in rows if isinstance(row, Row)), protocol, settings.vocab_size)
 
 
 GENERATORS = {

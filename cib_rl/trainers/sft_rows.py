@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ class Conversation:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return tuple(message["content"] for message in self.messages)
+        """Contents, and as JSON, which is how most templates write them, calls and descriptions of tools."""
+        calls = (call.get("function", call) for m in self.messages for call in m.get("tool_calls") or [])
+        others = (json.dumps(value, ensure_ascii=False) for value in (*calls, *(self.tools or [])))
+        return (*(message["content"] for message in self.messages), *others)
 
 
 @dataclass(frozen=True)

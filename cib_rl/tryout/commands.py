@@ -68,7 +68,7 @@ def list_rewards() -> None:
 def show_reward(name: Annotated[str, typer.Argument(help="Name of a reward, or of a prior of `surprisal`.")]) -> None:
     """Show one reward in full, or a prior of `surprisal`."""
     from cib_rl.plugin.catalogue import entries
-    from cib_rl.plugin.registry import nearest
+    from cib_rl.plugin.importing import nearest
 
     found = entries()
     chosen = [entry for entry in found if entry.name == name]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cib_rl.errors import UserError
 from cib_rl.evals.statistics import Estimate, clustered_mean, clustered_proportion
 from cib_rl.plugin import by_group
-from cib_rl.plugin.registry import nearest
+from cib_rl.plugin.importing import nearest
 from cib_rl.samples.choose import spread_evenly
 from cib_rl.trajectory import Trajectory
 from cib_rl.tryout.judge import Judge, Judged

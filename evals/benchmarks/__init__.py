@@ -29,8 +29,8 @@ def get_benchmark(name: str) -> Benchmark:
     else:
         near = get_close_matches(name, benchmark_names(), n=1)
         raise UserError(
-            f"no benchmark {name!r}; there are {', '.join(benchmark_names())}, or package.module:NAME."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            f"no benchmark {name!r}; there are {', '.join(benchmark_names())}, package.module:NAME, or a recipe (a "
+            "shipped one, a file, a run)." + (f" Did you mean {near[0]!r}?" if near else "")
         )
     try:
         found = getattr(importlib.import_module(module), constant)

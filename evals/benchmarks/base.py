@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
-from cib_rl.recipe import EnvironmentSection, RewardSection, TaskSection
+from cib_rl.overrides import apply_override
+from cib_rl.recipe import EnvironmentSection, RewardSection, SuccessSection, TaskSection
 from cib_rl.recipe_problems import describe
 from cib_rl.tasks import Row, load_rows
 from cib_rl.trajectory import Trajectory
@@ -33,7 +35,10 @@ class Benchmark:
         rewards: the outcome rewards that grade it.
         temperature, top_p: sampling, unless asked otherwise.
         max_ungradable: share of rows allowed whose gold answer does not grade as right; their samples are errors.
+        samples: answers per problem, unless asked otherwise.
         measure: further numbers of each episode.
+        by: column of the rows that names the kinds of question to tell apart.
+        success: which of the rewards says what is right, where that needs saying.
         about: one line: what it is and where it is from.
     """
 
@@ -45,6 +50,9 @@ class Benchmark:
     temperature: float = 1.0
     top_p: float = 1.0
     max_ungradable: float = 0.0
+    samples: int = 1
+    by: str | None = None
+    success: SuccessSection | None = None
     measure: Measure | None = field(default=None, compare=False)
 
     def rows(self, data: Path | None, problems: int | None) -> list[Row]:
@@ -67,8 +75,10 @@ class Benchmark:
         return rows[:problems]
 
     def environment_section(self, changes: Mapping[str, Any] | None = None) -> EnvironmentSection:
-        """The environment, with some keys changed. Raises UserError for a key or value that does not fit."""
-        data = {**self.environment, **(changes or {})}
+        """The environment, with some (dotted) keys changed. Raises UserError for a key or value that does not fit."""
+        data = copy.deepcopy(dict(self.environment))
+        for key, value in (changes or {}).items():
+            apply_override(data, key, value, f"environment {key}={value!r}")
         try:
             return EnvironmentSection(**data)
         except ValidationError as error:

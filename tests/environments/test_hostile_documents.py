@@ -252,7 +252,9 @@ DEFENCES = {
     "whole": _set(Shown, "_ends", lambda self, ids: True),
     "longest": _set(search_module, "_CHARACTERS", 10**9),
     "filled": _set(foreign_text, "filled", _in_sequence),
-    "policy tokens": _set(Trajectory, "policy_ids", property(lambda self: self.completion_ids)),
+    "policy tokens": _both(
+        _set(Trajectory, "policy_ids", property(lambda self: self.completion_ids)), _set(Search, "reads_answers", False)
+    ),
     "own turn": _read_everything,
     "escape": _set(ChatTools, "_found_escape", lambda self: str),
     "can be read": _set(tool_calls, "_can_be_read", lambda text: True),

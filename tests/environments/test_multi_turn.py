@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from cib_rl.engines.base import Generation, Sampling
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.rollout import Episode, Rollouts

@@ -207,9 +207,23 @@ def test_prompts_that_cannot_be_asked_are_refused_before_training(place, tmp_pat
     rows = (tmp_path / "run" / "tasks.jsonl").read_text().splitlines()
     rows[2] = json.dumps(json.loads(rows[2]) | {"prompt": [{"role": "user", "content": "Where?"}]})
     (tmp_path / "run" / "tasks.jsonl").write_text("\n".join(rows) + "\n")
-    with pytest.raises(UserError, match="must be the question as text, not messages"):
+    with pytest.raises(
+        UserError, match="row '2': to search in tags, prompt must be the question as text, not messages"
+    ):
         _weights(recipe)
     assert not (tmp_path / "run" / "runs" / "run").exists()
+
+
+def test_evidence_that_cannot_be_read_is_refused_before_training(place, tmp_path):
+    recipe = _recipe(place, tmp_path / "run", rewards=[{"name": "qa_em"}])
+    rows = (tmp_path / "run" / "tasks.jsonl").read_text().splitlines()
+    rows[3] = json.dumps(json.loads(rows[3]) | {"supporting_ids": [["Ada", 0]]})
+    (tmp_path / "run" / "tasks.jsonl").write_text("\n".join(rows) + "\n")
+    says = r"row '3': supporting_ids must be its id, .*\[\['Ada', 0\]\]; environment.evidence names the column"
+    with pytest.raises(UserError, match=says):
+        _weights(recipe)
+    (check,) = [c for c in check_recipe(recipe, base_dir=tmp_path / "run").checks if c.name == "environment"]
+    assert check.status == "failed" and "row '3': supporting_ids" in check.detail
 
 
 def test_the_retriever_is_closed_where_a_run_is_refused(place, tmp_path, monkeypatch):

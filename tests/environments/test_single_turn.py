@@ -3,7 +3,8 @@
 import pytest
 
 from cib_rl.engines.base import Generation, Sampling
-from cib_rl.environments.base import encode_prompt, make_environment
+from cib_rl.environments.base import encode_prompt
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection
 from cib_rl.rollout import Episode, Rollouts
@@ -94,12 +95,19 @@ def test_the_suffix_goes_to_the_last_user_message_and_leaves_the_task_alone(tiny
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"name": "single_tern"}, "environment.name: unknown 'single_tern'; known: single_turn"),
-        ({"name": "no.such.module:Thing"}, "cannot load 'no.such.module:Thing'"),
-        ({"name": "tests.environments.scripted:Nothing"}, "cannot load .*Nothing"),
+        (
+            {"name": "single_tern"},
+            r"environment.name: unknown 'single_tern' \(did you mean 'single_turn'\?\); known: single_turn",
+        ),
+        ({"name": "no.such.module:Thing"}, "environment.name: no.such.module cannot be imported: ModuleNotFoundError"),
+        (
+            {"name": "tests.environments.scripted:Nothing"},
+            "environment.name: tests.environments.scripted has no environment 'Nothing'",
+        ),
         ({"max_turn_lenght": 3}, "unknown key `max_turn_lenght` of single_turn; known: .*max_turn_length"),
         ({"name": "tests.environments.scripted:TwoTurns", "documnet": "x"}, "unknown key documnet"),
         ({"name": "fractions:Fraction"}, "cannot be built: TypeError"),
+        ({"name": "nowhere.py:Thing"}, "environment.name: no plugin file .*nowhere.py"),
     ],
 )
 def test_an_environment_that_cannot_be_made_is_a_clear_error(tiny_tokenizer, section, message):

@@ -154,6 +154,10 @@ def test_calls_beyond_the_most_are_left_out_counted_and_told():
     (reply,) = replies(t, made.tokenizer)
     assert made.retriever.asked == ["a", "b", "c"] and t.diagnostics["dropped_queries"] == 2
     assert reply.count("<tool_response>") == 3 and "the others were not carried out" in reply
+    lists = written("hermes", ("search", {"query": ["a", "b"]}), ("search", {"query": ["b", "c", "d"]}))
+    t, _, made = play("hermes", [lists, "<answer>y</answer><|im_end|>"], max_queries=3, protocol={"queries": "list"})
+    assert made.retriever.asked == ["a", "b", "c"]  # of one message, however many calls it has
+    assert t.diagnostics["dropped_queries"] == t.diagnostics["repeated_queries"] == 1
     two = search("llama3", "a").replace("<|eot_id|>", "") + search("llama3", "b")
     t, _, made = play("llama3", [two, "<answer>y</answer><|eot_id|>"])
     assert made.retriever.asked == ["a"] and "the others were not carried out" in replies(t, made.tokenizer)[0]
@@ -201,6 +205,7 @@ def test_a_message_without_a_call_ends_the_episode_and_the_style_says_where_the_
         ("It is\nRome<|im_end|>", "last_line", "Rome"),
         (r"It is \boxed{Rome}<|endoftext|>", "boxed", "Rome"),
         ("<think><answer>Oslo</answer></think>I give up.<|im_end|>", "tag", None),
+        ("<answer> </answer><|im_end|>", "tag", None),
     ]:
         t, engine, _ = play("qwen2.5", [text], answer=style)
         assert t.answer == answer and t.diagnostics["finished"] == (answer is not None) and len(engine.requests) == 1
@@ -213,6 +218,8 @@ def test_thoughts_call_nothing_and_calls_come_before_an_answer():
     assert made.retriever.asked == [] and t.answer == "y"
     t, _, made = play("qwen3", [f"<answer>z</answer>{call}<|im_end|>", "<answer>y</answer><|im_end|>"])
     assert made.retriever.asked == ["a"] and t.answer == "y"
+    t, _, _ = play("qwen3", [f"<answer>z</answer>{call}<|im_end|>", "I give up.<|im_end|>"])
+    assert t.answer is None and t.diagnostics["finished"] == 0
     t, _, made = play("qwen3", [call + "<|im_end|>", search("qwen3", "b")], turns=1)
     assert made.retriever.asked == ["a"] and t.stop_reason is StopReason.MAX_TURNS
 
@@ -228,7 +235,7 @@ def test_prompts_are_texts_or_messages():
         text = decode(made.tokenizer, engine.requests[0])
         assert text.endswith("<|im_start|>user\nQ: who was it<|im_end|>\n<|im_start|>assistant\n")
         assert '"name": "search"' in text and ("Be brief." in text) == (prompt is messages) and "Q: hello" not in text
-    with pytest.raises(UserError, match="no message of the user's"):
+    with pytest.raises(UserError, match="row '0': prompt has no message of the user's"):
         play("qwen2.5", ["x<|im_end|>"], prompt=messages[:1])
 
 

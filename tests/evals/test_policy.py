@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.runner import evaluate_policy
 from cib_rl.plugin import RewardContext, RewardSuite

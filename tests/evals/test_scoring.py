@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cib_rl.engines.base import Engine, Generation, Sampling
-from cib_rl.environments.base import make_environment
+from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.result_io import load_result
 from cib_rl.evals.scoring import regrade, sample_seed, score_rows

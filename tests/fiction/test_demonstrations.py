@@ -12,9 +12,10 @@ import pytest
 
 from cib_rl.environments.search import read_keys
 from cib_rl.environments.search_protocol import make_protocol
+from cib_rl.environments.tool_calls import ToolProtocol
 from cib_rl.fiction.demonstrations import Habits
 from cib_rl.fiction.questions import questions
-from cib_rl.fiction.rows import demonstrations
+from cib_rl.fiction.rows import demonstrations, in_calls, in_tags
 from cib_rl.fiction.world import make_world
 from cib_rl.recipe_io import load_recipe
 from cib_rl.retrieval.factory import make_retriever
@@ -28,7 +29,8 @@ WARMSTART = load_recipe("search/warmstart", schema=SFTSettings).models["policy"]
 
 def _rows(count: int, habits: Habits = Habits(), seed: int = 0) -> list[tuple[str, str]]:  # noqa: B008
     keys = read_keys({"retriever": {}, **WARMSTART.section().kwargs})
-    return list(islice(demonstrations(make_protocol(keys.preset, keys.protocol), keys, habits, seed), count))
+    protocol = make_protocol(keys.preset, keys.protocol)
+    return [(d.question, in_tags(d, protocol)) for d in islice(demonstrations(keys.k, habits, seed), count)]
 
 
 def test_every_demonstration_reads_its_answer_from_what_it_found() -> None:
@@ -51,6 +53,26 @@ def test_habits_are_the_shares_they_say() -> None:
     assert checked / len(rows) == pytest.approx(0.5, abs=0.05)
     plain = "".join(text for _, text in _rows(200, Habits(parallel=0, paraphrased=0, checks=0)))
     assert "##" not in plain and "again" not in plain
+
+
+def test_by_calls_an_episode_says_what_it_says_in_tags() -> None:
+    """The same thoughts, queries, documents and answer; several queries of a search are several calls of a message."""
+    keys = read_keys({"retriever": {}, **WARMSTART.section().kwargs})
+    protocol, calls = make_protocol(keys.preset, keys.protocol), ToolProtocol(document=keys.protocol["document"])
+    several = 0
+    for shown in islice(demonstrations(2, Habits(parallel=0.5), 0), 60):
+        question, *messages = in_calls(shown, calls)
+        assert question == {"role": "user", "content": shown.question}
+        text = ""
+        for message in messages:
+            text += "" if message["role"] == "tool" else message["content"]
+            if queries := [call["function"]["arguments"]["query"] for call in message.get("tool_calls", [])]:
+                text += f"<search> {' ## '.join(queries)}</search>\n<information>"
+                several += len(queries) > 1
+            text += message["content"] if message["role"] == "tool" else ""
+        closed = re.sub(r"(<information>.*?)(?=<think>)", r"\1</information>\n", text, flags=re.DOTALL)
+        assert closed == in_tags(shown, protocol)
+    assert several > 5
 
 
 def test_the_same_seed_gives_the_same_rows_and_their_worlds_are_not_the_tasks() -> None:

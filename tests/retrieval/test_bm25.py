@@ -146,17 +146,19 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
     (tmp_path / "own_retriever.py").write_text(
         "class Own:\n    def __init__(self, base_dir, text):\n        self.text, self.base_dir = text, base_dir\n"
     )
-    own = make_retriever("own_retriever:Own", {"text": "u"}, tmp_path)
-    assert (own.text, own.base_dir) == ("u", tmp_path)
+    for name in ("own_retriever:Own", "own_retriever.py:Own"):
+        own = make_retriever(name, {"text": "u"}, tmp_path)
+        assert (own.text, own.base_dir) == ("u", tmp_path)
     for name, keys, words in [
-        ("bm52", {}, "unknown 'bm52'; known: bm25, dense, remote, or package.module:Class"),
+        ("bm52", {}, "unknown 'bm52' (did you mean 'bm25'?); known: bm25, dense, remote, package.module:Class or path"),
         ("bm25", {}, "`path` (an index) or `corpus`"),
         ("bm25", {"path": "index", "corpus": "c.jsonl"}, "or both are there"),
         ("bm25", {"corpus": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("bm25", {"path": "index", "thread": 2}, "unknown key `thread`; did you mean `threads`"),
         ("bm25", {"path": "index", "threads": 0}, "`threads`"),
         ("bm25", {"path": "nowhere"}, "no index folder"),
-        ("own_retriever:None_", {}, "cannot load"),
+        ("own_retriever:None_", {}, "retriever.name: own_retriever has no retriever 'None_'"),
+        ("own_retriever.py:None_", {}, "has no retriever 'None_'"),
         ("own_retriever:Own", {"txt": 1}, "cannot be built: TypeError"),
     ]:
         with pytest.raises(UserError) as caught:

@@ -62,6 +62,37 @@ def test_texts_are_found_in_what_was_shown_and_nowhere_else():
     assert [t.diagnostics["evidence_recall"] for t in rows] == [1, 0, 0, 1]
 
 
+def test_what_is_named_twice_is_one_piece_and_ids_may_be_numbers():
+    rows = [
+        episode([("a", ["1", "1"])], [("b", ["1", "2"])], supporting_ids=["1", "2", "2", "1", ""]),
+        episode([("a", ["7"])], supporting_ids=[7, 8]),
+        episode([("a", ["1"])], supporting_ids=[""]),
+    ]
+    scores = shaping(NAME | {"t_min": 3}, rows)
+    assert scores.total.tolist() == pytest.approx([1.2, 1.1, 1.0]) and np.isnan(scores.values["inforage"][2])
+    text = episode([("a", ["1"])], shown="on the Esk", gold=["Esk", "the esk.", "Borland"])
+    assert _totals([text], evidence="gold", by="text") == pytest.approx([1.1])
+
+
+def test_evidence_belongs_to_the_episode_wherever_it_stands_in_the_batch():
+    rows = [episode([("a", [name])], **{"supporting_ids": [name]}) for name in "123"] + [episode(**GOLD)]
+    rows += [episode([("a", ["1"])], supporting_ids=["2"])]
+    expected = [1.2, 1.2, 1.2, 1.0, 1.0]
+    for order in ([0, 1, 2, 3, 4], [3, 4, 0, 2, 1], [4, 3, 2, 1, 0]):
+        for form in ("paper", "code"):
+            assert _totals([rows[i] for i in order], form=form) == pytest.approx([expected[i] for i in order])
+
+
+def test_a_query_that_is_repeated_in_a_header_brings_no_evidence():
+    shown = "Results 1 for: Esk Doc 1(Title: T) a river Results 2 for: Borland Doc 1(Title: T) a town"
+    guess = episode([("Esk", ["1"]), ("Borland", ["2"])], shown=shown, gold=["Esk"])
+    honest = episode(
+        [("the river", ["1"]), ("Borland", ["2"])], shown=shown.replace("a river", "the Esk"), gold=["Esk"]
+    )
+    alone = episode([("Esk", ["1"])], shown="Doc 1(Title: T) the Esk", gold=["Esk"])  # one query has no header
+    assert _totals([guess, honest, alone], evidence="gold", by="text") == pytest.approx([1.0, 1.2, 1.2])
+
+
 def test_urls_can_be_the_evidence():
     row = episode([("a", ["1", "2"])], urls=["u1", "u3"])
     row.turns[0].documents[0][0]["url"] = "u1"
@@ -95,7 +126,9 @@ def test_wrong_columns_and_outcomes_are_named():
 
     with pytest.raises(UserError, match="no task row has evidence in the column 'supporting_ids'"):
         suite().check_rows([{"id": "1"}])
-    with pytest.raises(UserError, match="row '1': supporting_ids must be its id, or a list of them"):
-        suite().check_rows([{"id": "1", "supporting_ids": 5}])
+    good = {"id": "0", "supporting_ids": ["1"]}
+    for wrong in (5, {"title": ["A"]}, [["A", 0]], [None], [1.0], [True]):
+        with pytest.raises(UserError, match="row '1': supporting_ids must be its id, or a list of them; it holds "):
+            suite().check_rows([good, {"id": "1", "supporting_ids": wrong}])
     with pytest.raises(PluginError, match="no outcome reward labelled 'qa_f1'"):
         suite(outcome="qa_f1").score([episode([("a", ["1"])], **GOLD)])

@@ -91,3 +91,6 @@ def test_labels_come_from_a_column_or_a_function_and_rows_without_one_get_nothin
     suite = RewardSuite([outcome, section], RewardContext(tokenizer=TOKENIZER))
     with pytest.raises(UserError, match="from the column 'kind', which no task row has"):
         suite.check_rows([{"id": "1", "type": "na"}])
+    for wrong in ({"type": "comparison"}, 1, ["comparison"]):
+        with pytest.raises(UserError, match="row '2': its label, of 'kind', must be a text"):
+            suite.check_rows([{"id": "1", "kind": "na"}, {"id": "2", "kind": wrong}])

@@ -24,6 +24,7 @@ from cib_rl.recipe import Recipe
 from cib_rl.trainers import grpo, run
 from cib_rl.trainers.batch import take
 from cib_rl.trainers.checkpoint import find_checkpoint
+from cib_rl.trainers.processes import leave_processes
 from cib_rl.trainers.run import make_engine
 from tests.trainers.support import RandomEngine
 
@@ -135,6 +136,7 @@ def main() -> None:
         record = run_job(folder, name, job, world)
         (folder / f"{name}-rank{state.process_index}.json").write_text(json.dumps(record))
         state.wait_for_everyone()
+    leave_processes()  # a live group of gloo's may abort a process that ends
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ def _episode(*turns: tuple[int | None, float], **diagnostics: float) -> Trajecto
 
 def test_shares_are_of_searches_queries_and_turns_over_all_episodes() -> None:
     rows = [
-        search_row(_episode((2, 0.4), (1, 0.1), (None, 0.0), failed_queries=1.0)),
-        search_row(_episode((0, 0.0), (None, 0.0), (1, 0.2), (None, 0.0), invalid_actions=1.0, empty_results=1.0)),
+        search_row(_episode((2, 0.4), (1, 0.1), (None, 0.0), failed_queries=1.0, finished=1.0)),
+        # A turn with three calls that could not be carried out, and a last one that was cut off.
+        search_row(_episode((0, 0.0), (None, 0.0), (1, 0.2), (None, 0.0), invalid_actions=3.0, empty_results=1.0)),
         search_row(_episode((None, 0.0))),
     ]
     found = search_metrics(rows)
@@ -28,7 +29,7 @@ def test_shares_are_of_searches_queries_and_turns_over_all_episodes() -> None:
     assert found["search/queries"] == 1.0  # 4 queries, 4 searches
     assert found["search/decomposition"] == 0.25
     assert found["search/valid"] == 0.75
-    assert math.isclose(found["search/valid_actions"], 1 - 1 / 8)
+    assert math.isclose(found["search/valid_actions"], 5 / 8)  # 4 searches, 1 answer
     assert found["search/failed"] == found["search/empty"] == 0.25
     assert math.isclose(found["seconds/search_p50"], 0.2)  # of 0.1, 0.2, 0.4: the search without a query took no time
     assert math.isclose(found["seconds/search_p95"], float(np.quantile([0.1, 0.2, 0.4], 0.95)))

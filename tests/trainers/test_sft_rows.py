@@ -279,6 +279,10 @@ def test_fireact_and_webdancer_load(data_dir):
     path = data_dir / "traces" / "fireact_trajectories.jsonl.gz"
     data = read_data(path, {}, {"correct": True, "task": "hotpotqa"})
     assert len(data.rows) == 719
+    with pytest.raises(UserError, match="line 2039: the first message is the assistant's"):
+        read_data(path, {}, {})
+    whole = read_data(path, {"prompt": "question"}, {})
+    assert len(whole.rows) == 2088 and all(row.messages[0]["role"] == "user" for row in whole.rows)
     encoder = Encoder(tokenizer, settings(path, environment={}))
     encoder.settings.max_length = 100_000
     for row in data.rows[::40]:
