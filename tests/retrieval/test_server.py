@@ -7,6 +7,7 @@ import http.client
 import json
 import signal
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -71,6 +72,7 @@ def test_a_stop_lets_the_request_under_way_finish(tmp_path):
                     socket.create_connection((host, int(port)), timeout=LIMIT).close()
                 except (ConnectionRefusedError, ConnectionResetError):
                     break
+            time.sleep(1)  # uvicorn looks away for the first tenth of a second, grace or not
             half_sent.sendall(body[10:])
             answer = http.client.HTTPResponse(half_sent)
             answer.begin()
