@@ -141,11 +141,13 @@ class Search:
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises UserError for a row whose evidence cannot be read."""
-        for row in rows if self.evidence is not None else ():
-            try:
+        if self.evidence is None:
+            return
+        try:
+            for row in rows:
                 self.evidence.wanted(row)
-            except UserError as error:
-                raise UserError(f"{error}; environment.evidence names the column, null none") from None
+        except UserError as error:
+            raise UserError(f"{error}; environment.evidence names the column, null none") from None
 
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer; asked once, before training."""
