@@ -146,11 +146,11 @@ class Search:
         """Raises UserError for a row whose evidence cannot be read."""
         if self.evidence is None:
             return
-        for row in rows:
-            try:
+        try:
+            for row in rows:
                 self.evidence.wanted(row)
-            except UserError as error:
-                raise UserError(f"{error}; environment.evidence names the column, null none") from None
+        except UserError as error:
+            raise UserError(f"{error}; environment.evidence names the column, null none") from None
 
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer, or not with `k` documents; asked before training."""

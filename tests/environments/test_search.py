@@ -432,6 +432,16 @@ def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed():
         assert block.endswith(f"</information>{made.protocol.after}")
 
 
+def test_a_prompt_without_room_and_a_budget_used_up_by_a_search_are_stop_reasons():
+    tokenizer = byte_level()
+    t, engine, made = play(tokenizer, ["<answer>y</answer>"], max_context_length=100)
+    assert t.stop_reason is StopReason.PROMPT_TOO_LONG and t.truncated and not engine.requests and not t.turns
+    text = "<search>a</search>"
+    t, engine, made = play(tokenizer, [text, "<answer>y</answer>"], limit=len(tokenizer.encode(text)))
+    assert t.turns[0].stop_reason is StopReason.STOP_STRING and t.stop_reason is StopReason.LENGTH
+    assert len(engine.requests) == 1 and made.retriever.asked == []
+
+
 @pytest.mark.parametrize(("queries", "size"), [("a", 60), ("a ## b", 120), ("a ## b ## c", 150), ("a##b##c##d", 150)])
 def test_the_budget_of_a_block_grows_with_its_queries_up_to_the_most(queries, size):
     library = Library(lambda query: [Document("1", query, "word " * 500)])
