@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Generation
 from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search import make_dialogue, read_keys
+from cib_rl.environments.search import make_dialogue
 from cib_rl.environments.search_dialogue import interleaved
+from cib_rl.environments.search_keys import read_keys
 from cib_rl.environments.search_recorded import Pieces
 from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.errors import UserError

@@ -29,7 +29,7 @@ def check_section(section: EnvironmentSection) -> None:
         known = ", ".join(EnvironmentSection.model_fields)
         raise UserError(f"environment: unknown key {near} of single_turn; known: {known}")
     if section.name == "search":
-        from cib_rl.environments.search import read_keys
+        from cib_rl.environments.search_keys import read_keys
 
         read_keys(section.kwargs)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cib_rl.environments.base import encode_prompt
 from cib_rl.environments.foreign_text import ForeignText
-from cib_rl.environments.search import read_keys
+from cib_rl.environments.search_keys import read_keys
 from cib_rl.environments.search_protocol import make_protocol
 from cib_rl.errors import UserError
 from cib_rl.recipe import EnvironmentSection

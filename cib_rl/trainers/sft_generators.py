@@ -42,7 +42,7 @@ def _countdown_tokenizer(settings: SFTModel) -> PreTrainedTokenizerBase:
 
 
 def _fiction_rows(settings: SFTModel) -> Iterator[SFTRow]:
-    from cib_rl.environments.search import read_keys
+    from cib_rl.environments.search_keys import read_keys
     from cib_rl.environments.search_protocol import changed, make_protocol
     from cib_rl.environments.tool_calls import ToolProtocol
     from cib_rl.fiction.rows import demonstrations, in_calls, in_tags
@@ -57,7 +57,7 @@ def _fiction_rows(settings: SFTModel) -> Iterator[SFTRow]:
 
 
 def _fiction_tokenizer(settings: SFTModel) -> PreTrainedTokenizerBase:
-    from cib_rl.environments.search import read_keys
+    from cib_rl.environments.search_keys import read_keys
     from cib_rl.environments.search_protocol import make_protocol
     from cib_rl.fiction.tokenizer import build_tokenizer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cib_rl.environments.search import read_keys
+from cib_rl.environments.search_keys import read_keys
 from cib_rl.environments.search_protocol import make_protocol
 from cib_rl.environments.tool_calls import ToolProtocol
 from cib_rl.fiction.demonstrations import Habits
