@@ -151,7 +151,9 @@ def test_the_help_of_eval_states_the_benchmarks_own_defaults():
     assert ", ".join(f"{b.name} {b.environment['max_completion_length']:,}" for b in shipped) in words
     for key in ("temperature", "top_p"):
         assert getattr(gsm8k, key) == getattr(math500, key)
-        assert f"Default: {getattr(countdown, key):g} for countdown, else {getattr(gsm8k, key):g}." in words
+        assert (
+            f"Default: {getattr(countdown, key):g} for countdown, the recipe's, else {getattr(gsm8k, key):g}." in words
+        )
 
 
 def test_eval_takes_keys_below_a_key_of_the_environment(monkeypatch):

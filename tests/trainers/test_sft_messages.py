@@ -241,5 +241,5 @@ def test_a_template_or_the_search_environment_where_it_does_not_fit_is_refused()
     call = [messages[0], {"role": "assistant", "content": "x", "tool_calls": [{"name": "a"}]}]
     with pytest.raises(UserError, match="line 1: its messages need a chat template"):
         example_of(byte_level(), call)
-    with pytest.raises(UserError, match="line 1: environment: search is for prompt and completion"):
+    with pytest.raises(UserError, match="line 1: environment: search in tags is for prompt and completion"):
         example_of(byte_level(), messages, environment={"name": "search"})
