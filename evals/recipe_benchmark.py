@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cib_rl.errors import UserError
+from cib_rl.evals.benchmarks import benchmark_names
 from cib_rl.evals.benchmarks.base import Benchmark
 from cib_rl.plugin.roles import roles_of
 from cib_rl.recipe import Recipe, TaskSection
@@ -12,8 +13,13 @@ from cib_rl.recipe_io import list_recipes, load_recipe
 
 
 def recipe_of(name: str) -> Recipe | None:
-    """The recipe that a benchmark's name stands for: a shipped one, a YAML file, or a run folder's; None: none does."""
+    """The recipe that a benchmark's name stands for: a shipped one, a YAML file, or a run folder's; None: none does.
+
+    A folder that has a shipped benchmark's name does not take its place.
+    """
     path = Path(name)
+    if name in benchmark_names():
+        return None
     if name in list_recipes() or path.suffix in (".yaml", ".yml"):
         recipe: Recipe = load_recipe(name)
         return recipe

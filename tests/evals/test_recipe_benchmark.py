@@ -35,6 +35,14 @@ def test_a_checkpoint_gets_the_numbers_that_its_training_had(tmp_path):
     assert "comparison: turns" in done.output and "bridge: accuracy" in done.output
 
 
+def test_a_folder_does_not_take_the_place_of_a_shipped_benchmark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gsm8k", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(dump_recipe(load_recipe("search/tiny")))
+    assert recipe_of("gsm8k") is None and recipe_of("mine").evaluation == load_recipe("search/tiny").evaluation
+
+
 def test_what_a_recipe_leaves_open_and_what_the_command_line_changes(tmp_path):
     recipe = load_recipe("search/tiny")
     benchmark = from_recipe(recipe, "search/tiny")
