@@ -26,7 +26,7 @@ from cib_rl.retrieval.wire import from_wire
 LONGEST_BACKOFF = 8.0  # seconds
 PASSING = ("refused", "timeout", "not_json", "wrong_shape")  # worth another attempt; so are the statuses below
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
-OF_A_QUERY = (400, 413, 422)  # statuses that one query of a batch may cause: the others are asked without it
+OF_A_QUERY = (400, 413, 422, 500)  # statuses that one query of a batch may cause: the others are asked without it
 
 
 class RemoteSettings(Section):
@@ -130,33 +130,38 @@ class RemoteRetriever(Retriever):
     async def _request(self, queries: list[str], k: int) -> list[Answer]:
         """One batch, no longer than `timeout` even when all callers are gone."""
         unique = list(dict.fromkeys(queries))  # the members of a group often ask the same
-        found = await self._answers(unique, k, time.monotonic() + self.settings.timeout)
+        found = await self._answers(unique, k, time.monotonic() + self.settings.timeout, self.settings.retries)
         for query, answer in found.items():
             if not isinstance(answer, RetrievalError):
                 self._remember(query, k, answer)
         return [found[query] for query in queries]
 
-    async def _answers(self, queries: list[str], k: int, until: float) -> dict[str, Answer]:
+    async def _answers(self, queries: list[str], k: int, until: float, retries: int) -> dict[str, Answer]:
         """What `queries` find, or why they fail. What the server does not take as a whole is sent in halves, so that a
-        query it refuses fails alone and not with those of other episodes."""
+        query it refuses, or fails over, does so alone and not with those of other episodes."""
         try:
-            return dict(zip(queries, await self._tried(queries, k, until), strict=True))
+            return dict(zip(queries, await self._tried(queries, k, until, retries), strict=True))
         except RetrievalError as error:
             if len(queries) == 1 or not _of_a_query(error):
                 return dict.fromkeys(queries, error)
+            if _passing(error):
+                retries = 0  # the whole was tried again in vain
         middle = len(queries) // 2
-        return await self._answers(queries[:middle], k, until) | await self._answers(queries[middle:], k, until)
+        # Both at once: the half that is answered keeps the circuit breaker closed.
+        halves = [self._answers(half, k, until, retries) for half in (queries[:middle], queries[middle:])]
+        first, second = await asyncio.gather(*halves)
+        return first | second
 
-    async def _tried(self, queries: list[str], k: int, until: float) -> list[list[Document]]:
+    async def _tried(self, queries: list[str], k: int, until: float, retries: int) -> list[list[Document]]:
         """Attempts with back-off, as long as `until` (monotonic seconds) allows. Raises the last one's error."""
-        for attempt in range(self.settings.retries + 1):
+        for attempt in range(retries + 1):
             try:
                 return await self._attempt(queries, k, min(self.settings.attempt_timeout, until - time.monotonic()))
             except RetrievalError as error:
                 # Half is random: many clients shall not come back together.
                 pause = min(self.settings.backoff * 2**attempt, LONGEST_BACKOFF) * (0.5 + 0.5 * random.random())
                 late = time.monotonic() + pause >= until
-                if attempt == self.settings.retries or late or not _passing(error):
+                if attempt == retries or late or not _passing(error):
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")

@@ -325,7 +325,7 @@ def test_failures_are_not_cached(server):
     assert asyncio.run(retriever.search(["q"], 1))[0][0].id == "id of q"
 
 
-@pytest.mark.parametrize(("status", "requests"), [(422, 7), (413, 7), (400, 7), (401, 1), (500, 1)])
+@pytest.mark.parametrize(("status", "requests"), [(422, 7), (413, 7), (400, 7), (500, 7), (401, 1), (503, 1)])
 def test_a_query_that_the_server_refuses_fails_alone_in_its_batch(server, status, requests):
     """Other episodes' queries share its request. What is no matter of one query is not sent again in pieces."""
 
@@ -341,6 +341,30 @@ def test_a_query_that_the_server_refuses_fails_alone_in_its_batch(server, status
     assert all(some[0][0].id == f"id of {q}" for q, some in zip(queries, found, strict=True) if q not in failed)
     assert found[2].reason == "status" and f"status {status}: too long" in str(found[2])
     assert retriever.requests == requests  # 8, 4, 2, 1 + 1, 2, 4
+
+
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_a_query_that_the_server_fails_over_opens_no_circuit(server, place):
+    """The batch is tried again first: a failure that passes needs no pieces."""
+
+    def behave(handler, body):
+        (send(handler, b"", 500) if "poison" in body["queries"] else answer_well(handler, body))
+
+    server.behave = behave
+    retriever = client(server.url, batch_window=0.2, retries=2)
+    queries = [f"q{i}" for i in range(64)]
+    queries[place] = "poison"
+    found = play(retriever, *[([query], 1) for query in queries])
+    assert [i for i, some in enumerate(found) if isinstance(some, RetrievalError)] == [place]
+    assert retriever.requests == 3 + 2 * 6
+
+
+def test_a_server_that_fails_over_everything_is_not_asked_query_by_query(server):
+    server.behave = answering(b"", 500)
+    retriever = client(server.url, batch_window=0.2, retries=2, breaker_failures=5)
+    found = play(retriever, *[([f"q{i}"], 1) for i in range(64)])
+    assert {some.reason for some in found} <= {"status", "circuit_open"}
+    assert 5 <= retriever.requests <= 7  # two more may be under way when the fifth fails
 
 
 def test_answers_that_are_too_long_together_are_asked_for_in_pieces(server):
