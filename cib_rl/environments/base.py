@@ -60,8 +60,8 @@ class Environment(Protocol):
     may be there: `prompt(task)` gives the token ids that an episode begins with, and raises UserError for a task that
     cannot be asked; it is asked for before training. `check_rows(rows)` raises UserError for a row that cannot be
     played. `check()`, called once before training, raises UserError where episodes could not run (a server that does
-    not answer, say), `close()` is called at the end, and `recovered()` after a window of which most episodes failed and
-    none can train: it may wait, and says whether to play it again.
+    not answer, say), `close()` is called at the end, and `recovered()` after a window of which most episodes failed: it
+    may wait, and says whether to play it again.
     """
 
     async def run(self, task: Mapping[str, Any], engine: EpisodeEngine) -> Trajectory: ...

@@ -31,7 +31,7 @@ class SearchKeys(BaseModel):
     backoff: float = Field(0.5, ge=0, description="seconds before the first of them; doubled each time")
     drop_failed: bool = Field(False, description="episodes in which a query failed leave the update")
     outage: float = Field(
-        300.0, ge=0, description="seconds that a run waits for a retriever whose failures left a window empty"
+        300.0, ge=0, description="seconds that a run waits for a retriever that failed most of a window's episodes"
     )
     evidence: str | None = Field("supporting_ids", description="column of the evidence, whose recall is logged")
     evidence_by: By = Field("id", description="what of a document is compared with it")

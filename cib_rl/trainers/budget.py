@@ -12,7 +12,7 @@ from cib_rl.errors import UserError
 from cib_rl.plugin.bound import BoundReward
 from cib_rl.plugin.roles import Role
 from cib_rl.recipe import BudgetSection
-from cib_rl.trainers.collect import Window
+from cib_rl.trainers.window import Window
 
 _PATIENCE = 10  # windows with the price at a bound, and no progress, before a warning
 _MET, _PROGRESS = 0.05, 0.01  # of the tokens at the start: near enough to the budget; nearer than before

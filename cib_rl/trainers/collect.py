@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,35 +20,16 @@ from cib_rl.recipe import FilterSection
 from cib_rl.rollout import Episode, Rollouts
 from cib_rl.seeds import derive_seed
 from cib_rl.tasks import TaskStream
-from cib_rl.trajectory import Trajectory
+from cib_rl.trainers.window import Window, concatenate, slice_scores
 
 # Gathers one value from every process, in rank order; [value] when there is one process.
 Gather = Callable[[Any], list[Any]]
-PLAYED_AGAIN = 3  # times that a window is, where most of it failed and the environment has recovered
+PLAYED_AGAIN = 3  # times that a window is, where most of it failed, nothing is left, and the environment has recovered
 logger = logging.getLogger(__name__)
 
 
 class NothingToLearn(UserError):
-    """No token of a window is in the loss, on any process. `outage`: most of its episodes failed."""
-
-    outage = False
-
-
-@dataclass
-class Window:
-    """One process's share of a window: whole groups, adjacent, with their scores.
-
-    `in_loss` (N,) is False where a row must not train: its group was flat and could not be replaced, it failed, or it
-    was cut off and the recipe masks such rows. `played` has the scores of each call of the suite, groups that were
-    replaced included: what belongs to calls, not to rows (timings, failures, logged numbers), stands there.
-    """
-
-    trajectories: list[Trajectory]
-    scores: Scores
-    in_loss: np.ndarray
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    played: list[Scores] = field(default_factory=list)
+    """No token of a window is in the loss, on any process."""
 
 
 class Collector:
@@ -90,26 +70,38 @@ class Collector:
         self.gather = gather
 
     def collect(self, groups: int) -> Window:
-        """Collect `groups` groups for this process. A window that an outage left empty is played again, with the same
-        draws and seeds, once the environment has recovered (its method `recovered`), on all processes.
+        """Collect `groups` groups for this process.
+
+        A window of which most episodes failed, on all processes together, is played again with the same draws and
+        seeds once the environment has recovered (its method `recovered`): what an outage leaves is a selection, the
+        episodes of a search agent that did not search, say. Once; up to `PLAYED_AGAIN` times where nothing is left.
 
         Raises on every process alike: RewardFailure when a reward failed on everything all of them gave it,
         NothingToLearn when none of them has a token in the loss.
         """
         cursor, rewards = self.stream.cursor, copy.deepcopy(self.suite.state_dict())
+        recovered = getattr(self.rollouts.environment, "recovered", None)
         for again in range(PLAYED_AGAIN + 1):
-            try:
-                return self._collect(groups)
-            except NothingToLearn as error:
-                recovered = getattr(self.rollouts.environment, "recovered", None)
-                if not error.outage or again == PLAYED_AGAIN or recovered is None:
-                    raise
-                logger.warning("%s: waiting until the window can be played again", error)
-                if not all(self.gather(recovered())):
-                    raise
-                self.stream.cursor = cursor
-                self.suite.load_state_dict(copy.deepcopy(rewards))
-        raise AssertionError("the last time returns or raises")
+            window = self._collect(groups)
+            total = self._total(window)
+            outage = 2 * total["failed"] > total["completions"]
+            limit = PLAYED_AGAIN if total["tokens"] == 0 else 1
+            if not outage or recovered is None or again == limit:
+                break
+            logger.warning(
+                "%d of the %d completions of a window failed (%s): waiting until it can be played again",
+                total["failed"],
+                total["completions"],
+                _reasons(window) or "on another process",
+            )
+            if not all(self.gather(recovered())):
+                break
+            self.stream.cursor = cursor
+            self.suite.load_state_dict(copy.deepcopy(rewards))
+        if total["tokens"] == 0:
+            raise NothingToLearn(self._why_nothing(window, total))
+        window.counts["played_again"] = again * groups
+        return window
 
     def _collect(self, groups: int) -> Window:
         """The window, played once.
@@ -141,11 +133,10 @@ class Collector:
         for group in flat[: groups - len(kept)]:
             group.in_loss[:] = False
             kept.append(group)
-        window = _concatenate(kept, counts, seconds)
+        window = concatenate(kept, counts, seconds)
         window.played = played
         if self.mask_truncated:
             window.in_loss &= ~np.array([t.truncated for t in window.trajectories])
-        self._stop_if_nothing_is_left(window)
         return window
 
     def _stop_if_a_reward_fails(self, played: list[Scores]) -> None:
@@ -167,30 +158,29 @@ class Collector:
             if message:
                 raise RewardFailure(message)
 
-    def _stop_if_nothing_is_left(self, window: Window) -> None:
-        rows = list(zip(window.trajectories, window.in_loss, strict=True))
+    def _total(self, window: Window) -> dict[str, int]:
+        """Counts of a window over all processes; `tokens`: those in the loss."""
+        rows = window.trajectories
         own = {
-            "tokens": sum(t.num_tokens for t, used in rows if used),
+            "tokens": sum(t.num_tokens for t, used in zip(rows, window.in_loss, strict=True) if used),
             "all right": window.counts["all_right"],
             "all wrong": window.counts["all_wrong"],
-            "failed": sum(t.failed for t, _ in rows),
-            "cut off": sum(t.truncated for t, _ in rows),
+            "failed": sum(t.failed for t in rows),
+            "cut off": sum(t.truncated for t in rows),
             "completions": len(rows),
         }
         everyone = self.gather(own)
-        total = {name: sum(counts[name] for counts in everyone) for name in own}
-        if total["tokens"] > 0:
-            return
-        errors = "; ".join(list(dict.fromkeys(e for t, _ in rows for e in t.errors))[:3])
+        return {name: sum(counts[name] for counts in everyone) for name in own}
+
+    def _why_nothing(self, window: Window, total: dict[str, int]) -> str:
         masked = " (masked: trainer.mask_truncated)" if self.mask_truncated else ""
-        nothing = NothingToLearn(
+        errors = _reasons(window)
+        return (
             f"nothing to learn from in this window: {total['all right']} groups all right, {total['all wrong']} all "
             f"wrong; of {total['completions']} completions {total['failed']} failed, {total['cut off']} were cut off"
             f"{masked}" + (f" ({errors})" if errors else "") + "; use easier or harder tasks, a larger group, a longer "
             "environment.max_completion_length, or trainer.filter.zero_variance: off"
         )
-        nothing.outage = 2 * total["failed"] > total["completions"]
-        raise nothing
 
     def _play(
         self, draws: list[tuple[int, dict[str, Any]]], seconds: dict[str, float], played: list[Scores]
@@ -211,7 +201,7 @@ class Collector:
         groups = []
         for start in range(0, len(trajectories), self.group_size):
             rows = slice(start, start + self.group_size)
-            part = _slice_scores(scores, rows)
+            part = slice_scores(scores, rows)
             groups.append(Window(trajectories[rows], part, part.valid.copy()))
         return groups
 
@@ -223,36 +213,6 @@ class Collector:
         return bool(zero_variance_groups(values, numbers, group.scores.valid, self.filtering.tolerance))
 
 
-_ARRAYS = ("outcome", "shaping", "total", "valid", "correct")
-
-
-def _slice_scores(scores: Scores, rows: slice) -> Scores:
-    """The scores of a run of rows. Errors are renumbered; what counts calls (timings, failures) is the whole's."""
-    indices = range(*rows.indices(len(scores.total)))
-    return replace(
-        scores,
-        values={label: v[rows] for label, v in scores.values.items()},
-        counted={label: v[rows] for label, v in scores.counted.items()},
-        extras={column: v[rows] for column, v in scores.extras.items()},
-        errors=[replace(e, index=e.index - indices.start) for e in scores.errors if e.index in indices],
-        token_rewards=scores.token_rewards[rows],
-        **{name: getattr(scores, name)[rows] for name in _ARRAYS},
-    )
-
-
-def _concatenate(groups: list[Window], counts: dict[str, int], seconds: dict[str, float]) -> Window:
-    """One window of many groups."""
-    parts = [g.scores for g in groups]
-    offsets = np.cumsum([0] + [len(g.trajectories) for g in groups])
-    columns = dict.fromkeys(column for p in parts for column in p.extras)
-    scores = replace(
-        parts[0],
-        values={label: np.concatenate([p.values[label] for p in parts]) for label in parts[0].values},
-        counted={label: np.concatenate([p.counted[label] for p in parts]) for label in parts[0].counted},
-        extras={c: [v for p in parts for v in p.extras.get(c, [None] * len(p.total))] for c in columns},
-        errors=[replace(e, index=int(e.index + o)) for p, o in zip(parts, offsets, strict=False) for e in p.errors],
-        token_rewards=[r for p in parts for r in p.token_rewards],
-        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS},
-    )
-    trajectories = [t for g in groups for t in g.trajectories]
-    return Window(trajectories, scores, np.concatenate([g.in_loss for g in groups]), counts, seconds)
+def _reasons(window: Window) -> str:
+    """The first few reasons for which episodes failed."""
+    return "; ".join(list(dict.fromkeys(e for t in window.trajectories for e in t.errors))[:3])

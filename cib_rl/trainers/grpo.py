@@ -35,10 +35,11 @@ from cib_rl.run_folder import RunFolder
 from cib_rl.trainers.batch import Batch, pad_tokens, pad_window, split_window, take, unpad_tokens
 from cib_rl.trainers.budget import Budget
 from cib_rl.trainers.checkpoint import CheckpointMixin
-from cib_rl.trainers.collect import Collector, NothingToLearn, Window
+from cib_rl.trainers.collect import Collector, NothingToLearn
 from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.updates import UpdatesMixin
+from cib_rl.trainers.window import Window
 from cib_rl.trajectory import Trajectory
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.

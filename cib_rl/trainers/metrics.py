@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cib_rl.priors.rate import rate_nats
-from cib_rl.trainers.collect import Window
 from cib_rl.trainers.search_metrics import search_metrics, search_row
+from cib_rl.trainers.window import Window
 
 # Gathers one list from every process and joins them in rank order.
 GatherLists = Callable[[list[Any]], list[Any]]

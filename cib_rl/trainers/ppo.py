@@ -19,12 +19,12 @@ import torch
 from cib_rl.errors import UserError
 from cib_rl.plugin import Scores
 from cib_rl.trainers.batch import Batch, pad_tokens, unpad_tokens
-from cib_rl.trainers.collect import Window
 from cib_rl.trainers.critic import Critic
 from cib_rl.trainers.grpo import GRPOTrainer
 from cib_rl.trainers.passes import Forward
 from cib_rl.trainers.value_head import HeadOnPolicy
 from cib_rl.trainers.value_loss import explained_variance
+from cib_rl.trainers.window import Window
 
 FOLDER, KIND = "critic", "kind.txt"  # of a checkpoint
 

@@ -87,9 +87,9 @@ def test_episodes_that_were_hit_leave_the_update_where_the_recipe_says_so(place,
     assert lines[0]["error_share"] == pytest.approx(sum(bool(t.errors) for t in trajectories) / len(trajectories))
 
 
-def _run_over_an_outage(place, folder, outage, *, dies=True):  # noqa: F811
-    """Four steps; the server dies after the run's check, for all of the first window, and answers the third request
-    that is sent to it in the pause. The first window's trajectories, and whether the run ended well."""
+def _run_over_an_outage(place, folder, outage, *, dies=True, spared=()):  # noqa: F811
+    """Four steps; the server dies after the run's check, for all of the first window but queries that are `spared`, and
+    answers the third request that is sent to it in the pause. The first window's trajectories, and the metrics."""
     with FaultyServer() as server:
         waiting = []
 
@@ -97,10 +97,13 @@ def _run_over_an_outage(place, folder, outage, *, dies=True):  # noqa: F811
             asked = body["queries"] == ["test"]
             waiting.extend([1] * asked)
             dead = dies and (3 <= len(waiting) < 5 if asked else len(waiting) < 5)
-            (_cut_off if dead else answer_well)(handler, body)
+            (_cut_off if dead and not set(body["queries"]) <= set(spared) else answer_well)(handler, body)
 
         server.behave = behave
-        retriever = {"name": "remote", "url": server.url, "retries": 0, "breaker_failures": 5, "breaker_seconds": 0.1}
+        retriever = {
+            "name": "remote", "url": server.url, "retries": 0, "breaker_failures": 10_000 if spared else 5,
+            "breaker_seconds": 0.1, "batch_size": 1 if spared else 64,
+        }  # fmt: skip
         keys = {
             "name": "search", "max_completion_length": 300, "turns": 3, "k": 1, "retriever": retriever,
             "drop_failed": True, "outage": outage,
@@ -115,6 +118,23 @@ def test_a_window_that_an_outage_left_empty_is_played_again_when_the_server_is_b
     undisturbed, others = _run_over_an_outage(place, tmp_path / "other", 60, dies=False)
     assert window == undisturbed and len(lines) == len(others) == 4
     assert [line["loss"] for line in lines] == [line["loss"] for line in others]
+
+
+def test_a_window_of_which_an_outage_left_little_is_played_again_too(place, tmp_path):  # noqa: F811
+    """Episodes that asked for what the server still has would be all that the policy learns from."""
+    window, lines = _run_over_an_outage(place, tmp_path / "run", 60, spared=["Ada"])
+    undisturbed, others = _run_over_an_outage(place, tmp_path / "other", 60, dies=False)
+    assert window == undisturbed
+    assert [line["loss"] for line in lines] == [line["loss"] for line in others]
+    again = [line["groups/played_again"] for line in lines if "groups/played_again" in line]
+    assert again[0] > 0 and not any(again[1:])
+
+
+def test_without_waiting_what_an_outage_left_is_trained_on(place, tmp_path):  # noqa: F811
+    window, lines = _run_over_an_outage(place, tmp_path / "run", 0, spared=["Ada"])
+    failed = [bool(errors) for _, _, errors in window]
+    assert any(failed) and not all(failed) and len(lines) == 4
+    assert lines[0]["groups/played_again"] == 0 and lines[0]["error_share"] > 0.5
 
 
 def test_a_run_that_waits_for_no_outage_stops_with_the_reason(place, tmp_path):  # noqa: F811

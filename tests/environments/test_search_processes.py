@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cib_rl.models import resolve_model
 from cib_rl.recipe_io import load_recipe
 from cib_rl.run_folder import RunFolder
 from cib_rl.trajectory_io import read_trajectories
+from tests.retrieval.faulty_server import FaultyServer, answer_well, send
 from tests.trainers.test_distributed import in_one_process, launch, moved_apart, plain_weights, records
 
 pytestmark = [pytest.mark.trl, pytest.mark.slow]
@@ -40,3 +42,37 @@ def test_two_processes_train_the_search_agent_as_one_does(tmp_path):
         windows = tmp_path / job / "run" / "trajectories"
         own, others = ({t.group for t in read_trajectories(windows / f"step-000000-rank{r}.parquet")} for r in (0, 1))
         assert own and others and not own & others
+
+
+@pytest.mark.server
+def test_two_processes_wait_for_an_outage_together(tmp_path):
+    """The server is gone when both have checked it, and back when it was asked four times in the pause."""
+    checks = 4  # two of each process
+
+    def played(name, dies):
+        asked = []
+
+        def behave(handler, body):
+            if body["queries"] == ["test"]:
+                asked.append(1)
+                dead = checks < len(asked) <= checks + 4
+            else:
+                dead = len(asked) <= checks + 4
+            send(handler, b"", 503) if dies and dead else answer_well(handler, body)
+
+        with FaultyServer() as server:
+            server.behave = behave
+            retriever = {"name": "remote", "url": server.url, "retries": 0, "breaker_failures": 10_000}
+            keys = {"environment.retriever": retriever, "environment.drop_failed": True}
+            recipe = _recipe("search/tiny", tmp_path / name, *(f"{key}={json.dumps(keys[key])}" for key in keys))
+            launch(tmp_path / name, {"job": {"recipe": recipe}})
+        assert [r["error"] for r in records(tmp_path / name, "job")] == [None, None]
+        folder = RunFolder(tmp_path / name / "run")
+        windows = [read_trajectories(folder.trajectories / f"step-000000-rank{rank}.parquet") for rank in (0, 1)]
+        return [[t.completion_ids for t in window] for window in windows], folder.read_metrics()
+
+    for name in ("disturbed", "calm"):
+        (tmp_path / name).mkdir()
+    (windows, lines), (calm, others) = played("disturbed", True), played("calm", False)
+    assert windows == calm and [line["loss"] for line in lines] == [line["loss"] for line in others]
+    assert lines[0]["groups/played_again"] >= 8 and others[0]["groups/played_again"] == 0

@@ -15,7 +15,7 @@ from cib_rl.plugin import RewardContext, RewardSuite, reward
 from cib_rl.recipe import BudgetSection, RewardSection
 from cib_rl.trainers import run
 from cib_rl.trainers.budget import Budget
-from cib_rl.trainers.collect import Window
+from cib_rl.trainers.window import Window
 from tests.rewards.support import OUTCOME, Row, completion
 from tests.trainers.support import HERE, RandomEngine, tiny_recipe
 

@@ -6,8 +6,8 @@ import pytest
 
 from cib_rl.plugin import RewardContext, RewardSuite, reward
 from cib_rl.recipe import RewardSection
-from cib_rl.trainers.collect import Window
 from cib_rl.trainers.metrics import window_metrics
+from cib_rl.trainers.window import Window
 from tests.rewards.support import OUTCOME, Row, completion
 
 
