@@ -46,7 +46,7 @@ app = typer.Typer(
     cls=_Verbs, name="cib-rl", help="Reinforcement learning of short reasoning.", add_completion=False, **_SETTINGS
 )
 recipes_app = typer.Typer(
-    help="List, show or copy the shipped recipes.",
+    help="List, show, compare or copy recipes.",
     invoke_without_command=True,
     **{**_SETTINGS, "no_args_is_help": False},
 )
@@ -229,7 +229,7 @@ def doctor(
 
 @recipes_app.callback()
 def _recipes(context: typer.Context) -> None:
-    """List, show or copy the shipped recipes."""
+    """List, show, compare or copy recipes."""
     if context.invoked_subcommand is None:
         recipes_list()
 
@@ -239,8 +239,10 @@ def recipes_list() -> None:
     """List the shipped recipes and launch configurations."""
     from cib_rl.recipe_io import list_launch_files, list_recipes, recipe_summary
 
-    for name in [*list_recipes(), *list_launch_files()]:
-        print(f"{name:26} {recipe_summary(name)}")
+    names = [*list_recipes(), *list_launch_files()]
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:{width}}  {recipe_summary(name)}")
 
 
 @recipes_app.command("show")
@@ -252,6 +254,23 @@ def recipes_show(recipe: RecipeArgument) -> None:
     from cib_rl.recipe_io import find_recipe
 
     print(find_recipe(recipe).read_text(encoding="utf-8"), end="")
+
+
+@recipes_app.command("diff")
+def recipes_diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, a shipped name or a run folder.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Print every key in which two recipes differ.
+
+    Defaults are included. A key that one of them leaves empty is "-" there.
+    """
+    from cib_rl.recipe_diff import differences, resolved
+
+    found = differences(resolved(first), resolved(second))
+    width = max((len(key) for key, _, _ in found), default=0)
+    for key, before, after in found:
+        print(f"{key:{width}}  {before} → {after}")
 
 
 @recipes_app.command("copy")

@@ -18,7 +18,8 @@ from tests.samples.files import word_rows, write_lines
 VERBS = [
     [], ["quickstart"], ["train"], ["sweep"], ["sft"], ["eval"], ["rewards"], ["rewards", "show"], ["rewards", "try"],
     ["audit"], ["doctor"], ["retriever"], ["retriever", "build"], ["retriever", "query"], ["retriever", "serve"],
-    ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "copy"],
+    ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "diff"],
+    ["recipes", "copy"],
 ]  # fmt: skip
 
 HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "numpy", "matplotlib", "bm25s", "httpx", "fastapi"}
