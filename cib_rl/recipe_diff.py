@@ -9,7 +9,7 @@ from typing import Any
 
 from cib_rl.recipe_io import load_recipe, read_recipe
 
-_EMPTY = (None, {}, [])  # a key that is not there does as much
+_EMPTY: tuple[Any, ...] = (None, {}, [])  # a key that is not there does as much
 
 
 def resolved(ref: str) -> dict[str, Any]:

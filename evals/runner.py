@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,6 +16,7 @@ from cib_rl.engines.pump import sampling_problem
 from cib_rl.environments.factory import make_environment
 from cib_rl.errors import UserError
 from cib_rl.evals.benchmarks import benchmark_names, get_benchmark
+from cib_rl.evals.fingerprints import model_fingerprint, rows_fingerprint
 from cib_rl.evals.recipe_benchmark import from_recipe, recipe_of
 from cib_rl.evals.report import require_same_questions
 from cib_rl.evals.result import EvalResult
@@ -257,27 +256,3 @@ def check_benchmark_golds(rows: Sequence[Row], suite: RewardSuite, max_ungradabl
         grade = getattr(reward.target, "grade_golds", None)
         if reward.kind == "outcome" and grade is not None:
             check_golds(rows, grade, allowed_share=max_ungradable, cache_dir=None, key="max_ungradable")
-
-
-def model_fingerprint(reference: str) -> str:
-    """What names the weights: a hash over the folder's weight files, or the hub's commit."""
-    folder = Path(reference)
-    if not folder.is_dir():
-        from transformers import AutoConfig
-
-        return f"hub:{getattr(AutoConfig.from_pretrained(reference), '_commit_hash', None) or 'unknown'}"
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return f"weights:{digest.hexdigest()}"
-
-
-def rows_fingerprint(rows: Sequence[Row]) -> str:
-    """Names the questions, prompts and golds that were asked, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for row in rows:
-        digest.update(json.dumps([row[key] for key in ("id", "prompt", "answer")], sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()

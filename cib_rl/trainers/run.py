@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
-from trl import GRPOConfig
 
 from cib_rl.credit.assign import Credit
 from cib_rl.engines.base import Sampling
@@ -34,14 +31,14 @@ from cib_rl.recipe_io import dump_recipe
 from cib_rl.rollout import Rollouts
 from cib_rl.run_folder import RunFolder, require_folder, require_free
 from cib_rl.tasks import TaskStream, load_rows
-from cib_rl.trackers import trackers
 from cib_rl.trainers.callbacks import EvaluationCallback, MetricsCallback, ProgressCallback
 from cib_rl.trainers.checkpoint import check_processes, find_checkpoint, verify_checkpoint
 from cib_rl.trainers.collect import Collector
 from cib_rl.trainers.critic_model import load_critic
-from cib_rl.trainers.grpo import GRPOTrainer, completions_per_process
+from cib_rl.trainers.grpo import GRPOTrainer
 from cib_rl.trainers.ppo import PPOTrainer
 from cib_rl.trainers.processes import import_before_joining
+from cib_rl.trainers.trl_arguments import launched_with_deepspeed, trl_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +95,7 @@ def prepare(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         import_before_joining()
-    arguments = _trl_arguments(recipe, processes, base_dir)
+    arguments = trl_arguments(recipe, processes, base_dir)
     state = PartialState()  # as the arguments made it: they know of CPUs and of DeepSpeed
     if state.num_processes != processes:
         raise UserError(f"{processes} processes were started, but {state.num_processes} found each other")
@@ -126,7 +123,7 @@ def prepare(
         check_budget(recipe, check_outcomes(recipe, base_dir))
         check_prompts(environment, rows)
         check_prompts(environment, held_out, evaluation=True)
-        if state.is_main_process and not _launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
+        if state.is_main_process and not launched_with_deepspeed() and (lost := lost_to_rounding(recipe)):
             logger.warning(lost)
         if checkpoint is not None:
             check_processes(checkpoint, state.num_processes)
@@ -262,91 +259,3 @@ def _sampling(recipe: Recipe) -> Sampling:
         min_tokens=section.min_tokens,
         timeout=recipe.environment.timeout,
     )
-
-
-def _deepspeed_file(name: str | None, base_dir: Path) -> str | None:
-    if name is None:
-        return None
-    path = base_dir / Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"trainer.deepspeed: no file {path}")
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError('trainer.deepspeed: DeepSpeed is not installed: pip install "cib-rl[deepspeed]"')
-    return str(path)
-
-
-def _launched_with_deepspeed() -> bool:
-    """True under `accelerate launch` with a configuration of DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-
-
-def _join_processes_for_deepspeed_on_cpus() -> None:
-    """accelerate names no backend for DeepSpeed without a GPU and would leave each process alone, and `use_cpu` would
-    switch DeepSpeed off without a word. So its state is made here, with gloo; DeepSpeed wants DS_ACCELERATOR=cpu."""
-    before = os.environ.get("ACCELERATE_USE_DEEPSPEED")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    try:
-        PartialState(backend="gloo")
-    finally:
-        del os.environ["ACCELERATE_USE_DEEPSPEED"]
-        if before is not None:
-            os.environ["ACCELERATE_USE_DEEPSPEED"] = before
-
-
-def _trl_arguments(recipe: Recipe, processes: int, base_dir: Path) -> GRPOConfig:
-    """TRL's configuration. What decides data, rewards and generation is ours; the optimisation is TRL's."""
-    section = recipe.trainer
-    share = completions_per_process(recipe, processes)
-    micro = min(section.micro_batch_size or share, share)
-    group = recipe.sampling.group_size
-    own_steps = section.steps - (recipe.critic.warmup_steps if recipe.critic else 0)
-    deepspeed = _deepspeed_file(section.deepspeed, base_dir)
-    deepspeed_on_cpus = not torch.cuda.is_available() and (deepspeed is not None or _launched_with_deepspeed())
-    if deepspeed_on_cpus:
-        _join_processes_for_deepspeed_on_cpus()
-    arguments = GRPOConfig(
-        output_dir=str(Path(recipe.output) / "unused"),
-        seed=recipe.seed,
-        max_steps=section.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro,
-        steps_per_generation=share // micro * section.steps_per_window,
-        num_iterations=section.num_iterations,
-        num_generations=max(group, 2),
-        max_completion_length=recipe.environment.max_completion_length,
-        temperature=recipe.sampling.temperature,
-        loss_type=section.loss,
-        importance_sampling_level=section.importance_level,
-        epsilon=section.epsilon,
-        epsilon_high=section.epsilon_high,
-        beta=section.kl,
-        entropy_coef=section.entropy,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type=section.schedule,
-        warmup_steps=math.ceil(section.warmup_ratio * own_steps),
-        weight_decay=section.weight_decay,
-        adam_beta2=section.adam_beta2,
-        max_grad_norm=section.max_grad_norm,
-        bf16=section.autocast_bf16,
-        gradient_checkpointing=section.gradient_checkpointing,
-        use_cpu=not torch.cuda.is_available() and not deepspeed_on_cpus,
-        accelerator_config={"use_configured_state": deepspeed_on_cpus},
-        deepspeed=deepspeed,
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,  # ranks may differ in the number of forward passes per step
-        shuffle_dataset=False,
-        ignore_data_skip=True,  # the loader is only a clock
-        logging_steps=recipe.logging.every,
-        logging_nan_inf_filter=False,  # a NaN loss must be seen
-        save_strategy="steps" if section.save_every else "no",
-        save_steps=section.save_every or 500,
-        report_to=trackers(recipe.logging),
-        disable_tqdm=True,
-        full_determinism=False,
-    )
-    if arguments.device.type == "cpu":
-        # accelerate numbers the CPU where there are several processes, and torch.load knows no "cpu:0".
-        vars(arguments)["_setup_devices"] = torch.device("cpu")
-    arguments.num_generations = group  # TRL refuses 1 in its constructor only
-    return arguments

@@ -15,6 +15,7 @@ from cib_rl.errors import UserError
 from cib_rl.grading.selfcheck import Report, Ungradable
 from cib_rl.trainers import run
 from cib_rl.trainers.grpo import LOSS_KEYS, completions_per_process
+from cib_rl.trainers.trl_arguments import trl_arguments
 from cib_rl.trajectory_io import read_trajectories
 from tests.trainers.support import HERE, RandomEngine, tiny_recipe
 
@@ -259,7 +260,7 @@ def test_an_engine_that_disagrees_with_the_trainer_stops_the_run(tmp_path, tiny_
 def test_a_micro_batch_larger_than_a_process_share_is_the_share(tiny_model_dir, tmp_path):
     recipe = tiny_recipe(tiny_model_dir, tmp_path, **{"trainer.micro_batch_size": 64})
     assert completions_per_process(recipe, 1) == 8 and completions_per_process(recipe, 2) == 4
-    assert run._trl_arguments(recipe, 1, tmp_path).per_device_train_batch_size == 8
+    assert trl_arguments(recipe, 1, tmp_path).per_device_train_batch_size == 8
 
 
 def test_flat_groups_are_replaced_from_the_stream_up_to_the_cap(tmp_path, tiny_model_dir, monkeypatch):
