@@ -238,7 +238,8 @@ def summary_table(result: EvalResult) -> Table:
     for name, estimate in result.estimates().items():
         share = name.endswith("accuracy") or name == "truncated_share" or name.startswith("pass@")
         label = f"accuracy (avg@{result.samples_per_question})" if name == "accuracy" else _LABELS.get(name, name)
-        digits = 2 if "turns" in name else 1
+        small = name.startswith("numbers/") and abs(estimate.value or 0.0) < 10  # shares and rewards, mostly
+        digits = 2 if "turns" in name or small else 1
         table.add_row(
             label, format_estimate(estimate, scale=100 if share else 1, unit="%" if share else "", digits=digits)
         )

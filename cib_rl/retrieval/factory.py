@@ -14,12 +14,12 @@ from cib_rl.retrieval.base import Retriever
 from cib_rl.retrieval.index_io import index_kind
 from cib_rl.retrieval.local import LocalRetriever
 
-BUILT_IN = ("bm25", "dense", "remote")
+BUILT_IN = ("bm25", "dense", "remote", "empty")
 S = TypeVar("S", bound=BaseModel)
 
 
 def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retriever:
-    """The retriever `name`: `bm25`, `dense`, `remote`, `package.module:Class` or `path/file.py:Class`.
+    """The retriever `name`: `bm25`, `dense`, `remote`, `empty`, `package.module:Class` or `path/file.py:Class`.
 
     Args:
         keys: its settings (`BM25Settings`, `DenseSettings`, `RemoteSettings`, or keyword arguments of the class).
@@ -39,6 +39,11 @@ def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retrie
         from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 
         return RemoteRetriever(validated(RemoteSettings, keys, "retriever"), base_dir)
+    if name == "empty":
+        from cib_rl.retrieval.empty import EmptyRetriever, EmptySettings
+
+        validated(EmptySettings, keys, "retriever")
+        return EmptyRetriever()
     if not is_elsewhere(name):
         raise UserError(
             f"retriever.name: unknown {name!r}{nearest(name, list(BUILT_IN))}; known: {', '.join(BUILT_IN)}, "

@@ -150,7 +150,11 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
         own = make_retriever(name, {"text": "u"}, tmp_path)
         assert (own.text, own.base_dir) == ("u", tmp_path)
     for name, keys, words in [
-        ("bm52", {}, "unknown 'bm52' (did you mean 'bm25'?); known: bm25, dense, remote, package.module:Class or path"),
+        (
+            "bm52",
+            {},
+            "unknown 'bm52' (did you mean 'bm25'?); known: bm25, dense, remote, empty, package.module:Class or path",
+        ),
         ("bm25", {}, "`path` (an index) or `corpus`"),
         ("bm25", {"path": "index", "corpus": "c.jsonl"}, "or both are there"),
         ("bm25", {"corpus": "nowhere.jsonl"}, "nowhere.jsonl"),
