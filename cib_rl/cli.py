@@ -18,6 +18,7 @@ from cib_rl.retrieval.commands import retriever_app
 from cib_rl.tryout.commands import rewards_app
 from cib_rl.version import __version__
 
+_UsageError: Any = typer.BadParameter.__base__  # typer does not export it
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,6 +32,10 @@ class _Verbs(TyperGroup):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(EXIT_USER_ERROR) from None
+        except _UsageError as error:
+            if "unexpected extra argument" in error.message and "=" in error.message:  # as Hydra takes them
+                error.message += "; a key of a recipe is set with --set KEY=VALUE"
+            raise
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None

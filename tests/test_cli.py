@@ -98,6 +98,12 @@ def test_an_unknown_option_or_verb_is_an_error():
     assert run("nope").exit_code == 2
 
 
+def test_overrides_without_their_option_are_told_of_it():
+    done = run("train", "quickstart", "trainer.steps=3")
+    assert done.exit_code == 2 and "(trainer.steps=3); a key of a recipe is set with --set KEY=VALUE" in done.stderr
+    assert "--set" not in run("train", "quickstart", "more").stderr
+
+
 def test_a_bug_is_not_dressed_up_as_a_users_mistake(monkeypatch):
     monkeypatch.setattr("cib_rl.recipe_io.list_recipes", lambda: 1 / 0)
     assert isinstance(run("recipes", "list").exception, ZeroDivisionError)
