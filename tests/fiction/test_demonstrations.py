@@ -17,9 +17,9 @@ from cib_rl.fiction.demonstrations import Habits
 from cib_rl.fiction.questions import questions
 from cib_rl.fiction.rows import demonstrations, in_calls, in_tags
 from cib_rl.fiction.world import make_world
+from cib_rl.grading.queries import DistinctQueries
 from cib_rl.recipe_io import load_recipe
 from cib_rl.retrieval.factory import make_retriever
-from cib_rl.rewards.parallel_search import distinct_queries
 from cib_rl.trainers.sft_generators import GENERATORS
 from cib_rl.trainers.sft_settings import SFTSettings
 from cib_rl.trajectory import StopReason, Turn
@@ -101,8 +101,8 @@ def test_the_shipped_policys_tokenizer_is_the_recipes() -> None:
 def test_only_queries_for_both_parts_of_a_question_pass_for_a_decomposition(tmp_path) -> None:
     """The keys of the shipped recipe, over the real index: wordings of one query and queries at random do not pass."""
     (section,) = [r for r in load_recipe("search/tiny").rewards if r.name == "parallel_search"]
-    keys = section.kwargs["max_word_overlap"], section.kwargs["max_document_overlap"]
-    assert section.kwargs["anchored"]
+    keys = {key: section.kwargs[key] for key in ("max_word_overlap", "max_document_overlap", "anchored")}
+    distinct = DistinctQueries(**keys)
     retriever, rng = make_retriever("bm25", {"corpus": "fiction"}, tmp_path), random.Random(0)
     titles = [row["title"] for row in make_world(0).documents()]
     passed = dict.fromkeys(("both", "wordings", "at random", "nonsense"), 0)
@@ -119,7 +119,7 @@ def test_only_queries_for_both_parts_of_a_question_pass_for_a_decomposition(tmp_
             found = asyncio.run(retriever.search(queries, 2))
             documents = [[{"id": d.id} for d in some] for some in found]
             turn = Turn(0, 0, 0, StopReason.STOP_STRING, searched=True, queries=queries, documents=documents)
-            passed[name] += distinct_queries(turn, *keys, question.text) > 1
+            passed[name] += distinct([([turn], question.text)])[0][0] > 1
     assert passed["both"] == len(asked) > 80
     assert passed["wordings"] == passed["nonsense"] == 0
     assert passed["at random"] <= 0.06 * len(asked)  # "The Silent Crown" shares a word with some questions

@@ -94,3 +94,14 @@ def test_labels_come_from_a_column_or_a_function_and_rows_without_one_get_nothin
     for wrong in ({"type": "comparison"}, 1, ["comparison"]):
         with pytest.raises(UserError, match="row '2': its label, of 'kind', must be a text"):
             suite.check_rows([{"id": "1", "kind": "na"}, {"id": "2", "kind": wrong}])
+
+
+def test_queries_that_mean_the_same_are_no_decomposition_when_asked():
+    wordings = episode([("When was Ed Wood born?", ["1"]), ("Ed Wood date of birth", ["2"])], type="comparison")
+    two = episode([("When was Ed Wood born?", ["1"]), ("When was Emil Roth born?", ["2"])], type="comparison")
+    later = episode(ONE, [("birth of Ed Wood", ["1"]), ("birth of Emil Roth", ["2"])], type="comparison")
+    assert _values([wordings, two, later], max_similarity=0.75) == pytest.approx([0, 0.45, 0.45 - 0.35])
+    assert _values([wordings, two, later]) == pytest.approx([0.45, 0.45, 0.45 - 0.35])
+    assert _values([later], max_similarity=0.75, form="code") == pytest.approx([0.35 - 0.35])
+    with pytest.raises(UserError, match="max_similarity"):
+        _values([two], max_similarity=0.75, model="/nowhere")
