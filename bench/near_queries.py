@@ -16,6 +16,7 @@ import json
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cib_rl.grading.queries import DistinctQueries
 from cib_rl.retrieval.build import build_index
@@ -29,7 +30,7 @@ WORDINGS = [
     ["genre of {}", "What kind of music does {} play", "{} musical style", "style of {}"],
     ["Where is {} located", "location of {}", "{} which city and country", "In what place can {} be found"],
 ]
-KEYS = [
+KEYS: list[dict[str, Any]] = [
     *({"max_word_overlap": limit} for limit in (0.4, 0.6, 0.8)),
     *({"max_document_overlap": limit} for limit in (0.5, 0.7, 1.0)),
     *({"max_similarity": limit} for limit in (0.7, 0.75, 0.8, 0.85)),
