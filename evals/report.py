@@ -174,6 +174,8 @@ def _warnings(first: EvalResult, second: EvalResult) -> list[str]:
     for name, side in (("before", first), ("after", second)):
         if side.errors:
             found.append(f"{len(side.errors)} of {len(side.samples)} samples {name} were errors and are left out")
+        if hit := side.with_failed_searches:
+            found.append(f"in {hit} of {len(side.samples)} samples {name} a search failed; they count as they ended")
     return found
 
 
@@ -233,6 +235,8 @@ def summary_table(result: EvalResult) -> Table:
         f"{len(result.questions):,} questions × {result.samples_per_question} sample{plural}; "
         f"{len(result.errors)} errors left out. Brackets: 95% intervals clustered by question."
     )
+    if hit := result.with_failed_searches:
+        caption += f" In {hit:,} samples a search failed; they count as they ended."
     table = _table(title, caption)
     table.add_column("value [95%]", justify="right", no_wrap=True)
     for name, estimate in result.estimates().items():

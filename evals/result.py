@@ -95,6 +95,11 @@ class EvalResult:
         """The samples that are right or wrong."""
         return [s for s in self.samples if s.outcome != "error"]
 
+    @property
+    def with_failed_searches(self) -> int:
+        """Graded samples in which a search failed: what they lack is the retriever's fault (environment `search`)."""
+        return sum(s.numbers.get("failed_queries", 0) > 0 for s in self.graded)
+
     def columns(self) -> dict[str, NDArray[Any]]:
         """Of the graded samples: question, kind (str, "" where none), right, truncated (bool), tokens, turns (float64).
 

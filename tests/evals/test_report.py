@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cib_rl.errors import UserError
-from cib_rl.evals.report import compare, comparisons, format_estimate, print_summary, save_comparison
+from cib_rl.evals.report import compare, comparisons, format_estimate, print_summary, save_comparison, summary_table
 from cib_rl.evals.statistics import Estimate
 
 
@@ -75,6 +75,17 @@ def test_too_many_errors_are_refused_and_a_few_are_named(make_result):
     assert any("1 of 40 samples after were errors" in w for w in compare(make_result(answers), broken).warnings)
     with pytest.raises(UserError, match="could not be graded"):
         compare(make_result(answers), make_result(answers | {f"q{i}": [("error", 0)] for i in range(9)}))
+
+
+def test_samples_that_a_failed_search_spoiled_are_told_of(make_result):
+    well = make_result({f"q{i}": [("right", 10)] for i in range(4)}, numbers={"failed_queries": 0.0})
+    hit = replace(
+        well, samples=[*(replace(s, numbers={"failed_queries": 2.0}) for s in well.samples[:3]), well.samples[3]]
+    )
+    assert "in 3 of 4 samples after a search failed" in " ".join(compare(well, hit).warnings)
+    assert not compare(well, well).warnings
+    assert "In 3 samples a search failed" in str(summary_table(hit).caption)
+    assert "search failed" not in str(summary_table(well).caption)
 
 
 def test_settings_that_differ_are_warned_of_but_not_the_model(pair):
