@@ -13,6 +13,7 @@ from cib_rl.recipe_io import load_recipe
 from cib_rl.run_folder import RunFolder
 from cib_rl.trajectory_io import read_trajectories
 from tests.retrieval.faulty_server import FaultyServer, answer_well, send
+from tests.trainers.test_deepspeed import _config
 from tests.trainers.test_distributed import in_one_process, launch, moved_apart, plain_weights, records
 
 pytestmark = [pytest.mark.trl, pytest.mark.slow]
@@ -23,25 +24,42 @@ def _recipe(name, folder, *sets):
     return load_recipe(name, [*few, f"output={folder}", "logging.tensorboard=false", *sets])
 
 
+@pytest.mark.deepspeed
 def test_two_processes_train_the_search_agent_as_one_does(tmp_path):
-    more = {"search/tiny": [], "search/tiny_ppo": ["critic.warmup_steps=0"]}
-    names = {name: name.replace("/", "-") for name in more}
-    launch(tmp_path, {names[n]: {"recipe": _recipe(n, tmp_path / names[n], *sets)} for n, sets in more.items()})
-    for name, job in names.items():
+    """By plain data parallelism, and by ZeRO-2, as the recipe of Search-R1 is launched."""
+    ppo = ["critic.warmup_steps=0"]
+    zero = [f"trainer.deepspeed={_config(tmp_path, 2)}", "trainer.micro_batch_size=4"]
+    runs = {
+        "grpo": ("search/tiny", []), "ppo": ("search/tiny_ppo", ppo),
+        "grpo-zero": ("search/tiny", zero), "ppo-zero": ("search/tiny_ppo", [*ppo, *zero]),
+    }  # fmt: skip
+    launch(tmp_path, {job: {"recipe": _recipe(name, tmp_path / job, *sets)} for job, (name, sets) in runs.items()})
+    single = {}
+    for name, sets in (runs["grpo"], runs["ppo"]):
+        one = _recipe(name, tmp_path / f"{name}-one", *sets)
+        single[name] = in_one_process(one), RunFolder(tmp_path / f"{name}-one" / "run").read_metrics()
+    start = plain_weights(resolve_model("shipped:search/policy", Path()))
+    for job, (name, sets) in runs.items():
+        wrapped = {"DeepSpeedEngine" if job.endswith("zero") else "DistributedDataParallel"}
         assert [r["error"] for r in records(tmp_path, job)] == [None, None]
-        one = _recipe(name, tmp_path / f"{job}-one", *more[name])
-        alone, both = in_one_process(one), torch.load(tmp_path / f"{job}.pt", weights_only=True)
-        start = plain_weights(resolve_model(one.model, Path()))
+        assert {r["engine"] for r in records(tmp_path, job)} == wrapped
+        alone, others = single[name]
+        both = torch.load(tmp_path / f"{job}.pt", weights_only=True)
         assert moved_apart(both, alone, {n: start[n] for n in alone}) < 1e-2
-        two, single = (RunFolder(tmp_path / folder / "run").read_metrics() for folder in (job, f"{job}-one"))
-        for line, other in zip(two, single, strict=True):
-            searched = [key for key in other if key.startswith(("search/", "diagnostics/", "tokens/", "stop/"))]
-            assert "search/queries" in searched and "diagnostics/evidence_recall" in searched
-            for key in searched:
-                assert line[key] == pytest.approx(other[key], abs=1e-4), key
-        windows = tmp_path / job / "run" / "trajectories"
-        own, others = ({t.group for t in read_trajectories(windows / f"step-000000-rank{r}.parquet")} for r in (0, 1))
-        assert own and others and not own & others
+        _same_searches(RunFolder(tmp_path / job / "run"), others)
+
+
+def _same_searches(folder, others):
+    """What is logged of the episodes is what one process logs; each process played groups of its own."""
+    for line, other in zip(folder.read_metrics(), others, strict=True):
+        searched = [key for key in other if key.startswith(("search/", "diagnostics/", "tokens/", "stop/"))]
+        assert "search/queries" in searched and "diagnostics/evidence_recall" in searched
+        for key in searched:
+            assert line[key] == pytest.approx(other[key], abs=1e-4), key
+    first, second = (
+        {t.group for t in read_trajectories(folder.trajectories / f"step-000000-rank{rank}.parquet")} for rank in (0, 1)
+    )
+    assert first and second and not first & second
 
 
 @pytest.mark.server
