@@ -249,7 +249,7 @@ DEFENCES = {
     "noted": _set(search_module, "visible", str),
     "joined": _set(Shown, "_joined", lambda self, pieces: [i for piece in pieces for i in piece]),
     "cut": _cut_at_the_end,
-    "whole": _set(Shown, "_ends", lambda self, ids: True),
+    "whole": _set(Shown, "_ends", lambda self, text, whole: True),
     "longest": _set(search_module, "_CHARACTERS", 10**9),
     "filled": _set(foreign_text, "filled", _in_sequence),
     "policy tokens": _both(

@@ -452,6 +452,19 @@ def test_the_budget_of_a_block_grows_with_its_queries_up_to_the_most(queries, si
     assert len(block) == size and decode(byte_level(), block).strip().endswith("</information>")
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["漢字仮名交" * 60, "\ufffd" * 300, "😀é答" * 60])
+def test_a_document_is_cut_at_its_last_whole_character_and_no_further(kind, text):
+    """The unigram tokenizer writes these characters in bytes, and its decoder reads all neighbouring bytes at once."""
+    for size in range(100, 112):
+        limits = {"max_observation_length": size, "max_block_length": size}
+        texts = ["<search>a</search>", "<answer>y</answer>"]
+        t, _, _ = play(TOKENIZERS[kind](), texts, Library(lambda query: [Document("1", "T", text)]), **limits)
+        (block,) = observations(t)
+        shown = decode(TOKENIZERS[kind](), block).partition("(Title: T) ")[2].partition("</information>")[0]
+        assert size - 3 <= len(block) <= size and len(shown) > 2 and text.startswith(shown.rstrip(" "))
+
+
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))
 def test_room_is_shared_out_evenly_and_wholly(lengths, room):
     shares = _shares(lengths, room)
