@@ -23,7 +23,9 @@ class SearchKeys(BaseModel):
     max_queries: int = Field(8, ge=1, description="queries of one search that are carried out")
     max_observation_length: int = Field(500, ge=16, description="tokens of a block of documents, per query")
     max_block_length: int = Field(2000, ge=16, description="tokens of a block at most, however many queries")
-    max_context_length: int | None = Field(None, ge=1, description="prompt and episode together")
+    max_context_length: int | None = Field(
+        None, ge=1, description="prompt and episode together; the engine's limit holds too"
+    )
     eos_ends: bool = Field(False, description="an end of sequence without an action ends the episode")
     concurrency: int = Field(64, ge=1, description="searches under way at once, over all episodes")
     query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query; remote: its own timeout")
