@@ -315,6 +315,25 @@ def test_a_cancelled_loop_refuses_what_comes_late_until_it_accepts_again():
     loop.close()
 
 
+def test_a_task_that_a_reward_left_behind_ends_when_the_loop_is_closed():
+    loop, ended, tasks = BackgroundLoop(), [], []
+
+    async def session():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)  # as closing a connection does
+            ended.append("closed")
+
+    async def score():
+        tasks.append(asyncio.create_task(session()))
+        await asyncio.sleep(0)
+
+    loop.resolve(score())
+    loop.close()
+    assert ended == ["closed"] and tasks[0].done()
+
+
 def test_state_is_saved_and_restored_by_label(suite, plugin):
     plugin(
         '@reward("f", kind="outcome")\nclass F:\n    n = 0\n    def __call__(self, ts): return [0.0] * len(ts)\n'
