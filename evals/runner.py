@@ -24,6 +24,7 @@ from cib_rl.evals.scoring import score_rows
 from cib_rl.grading.selfcheck import check_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model
 from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.preflight import check_prompts
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import EngineSection, Recipe
 from cib_rl.recipe_problems import describe
@@ -110,7 +111,9 @@ def evaluate(
             stack.callback(close)
         if (check := getattr(built, "check", None)) is not None:
             check()
+        check_prompts(built, rows)
         suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context, chosen.success)))
+        suite.check_rows(rows)
         check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
         running = stack.enter_context(
             closing(start_engine(section, reference, tokenizer, deterministic=deterministic, seed=seed))
