@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
@@ -27,7 +26,7 @@ from cib_rl.plugin import RewardContext, RewardSuite
 from cib_rl.preflight import check_prompts
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import EngineSection, Recipe
-from cib_rl.recipe_problems import describe
+from cib_rl.recipe_problems import validated
 from cib_rl.rollout import Rollouts
 from cib_rl.tasks import Row, load_rows
 
@@ -216,11 +215,7 @@ def require_kinds(rows: Sequence[Row], by: str | None) -> None:
 
 def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:
     """The engine's settings, checked. Raises UserError for an unknown engine or key."""
-    data = {**(options or {}), "name": name}
-    try:
-        return EngineSection(**data)
-    except ValidationError as error:
-        raise UserError(describe(error, EngineSection, data, {}, "engine")) from None
+    return validated(EngineSection, {**(options or {}), "name": name}, "engine")
 
 
 def start_engine(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cib_rl.environments.evidence import By
-from cib_rl.errors import UserError
+from cib_rl.recipe_problems import validated
 
 
 class SearchKeys(BaseModel):
@@ -41,11 +41,5 @@ class SearchKeys(BaseModel):
 
 
 def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
-    """The keys of environment `search`. Raises UserError for wrong ones."""
-    try:
-        return SearchKeys.model_validate(kwargs)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(SearchKeys.model_fields)
-        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
+    """The keys of environment `search`. Raises UserError that names the wrong ones."""
+    return validated(SearchKeys, dict(kwargs), "environment")
