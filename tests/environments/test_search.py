@@ -164,6 +164,13 @@ def test_a_turn_without_an_action_is_told_so_and_the_last_turn_does_not_search()
     assert t.stop_reason is StopReason.EOS and len(engine.requests) == 1
 
 
+@pytest.mark.parametrize("text", ["<search>a</search>", "<answer>Rome</answer>"])
+def test_one_turn_that_is_the_last_is_a_closed_book(text):
+    t, engine, made = play(byte_level(), [text], turns=1, final_answer=False)
+    assert made.retriever.asked == [] and len(engine.requests) == len(t.turns) == 1 and not observations(t)
+    assert t.answer == ("Rome" if "Rome" in text else None)
+
+
 @pytest.mark.parametrize(
     ("texts", "keys"),
     [
