@@ -6,11 +6,14 @@ import dataclasses
 import re
 import types
 from difflib import get_close_matches
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from cib_rl.errors import UserError
 from cib_rl.yaml_lines import Path_
+
+S = TypeVar("S", bound=BaseModel)
 
 _EXPECTED = {
     "int": "a whole number",
@@ -23,6 +26,14 @@ _EXPECTED = {
     "model": "a section (`key: value` lines)",
     "finite": "a finite number",
 }
+
+
+def validated(schema: type[S], data: Any, name: str) -> S:
+    """`data` by `schema`. Raises UserError that names each wrong key, after `name`."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise UserError(describe(error, schema, data, {}, name)) from None
 
 
 def describe(

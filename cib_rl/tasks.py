@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import TaskSection
-from cib_rl.recipe_problems import describe
+from cib_rl.recipe_problems import validated
 
 Row = dict[str, Any]
 
@@ -98,13 +97,7 @@ def mixed_sections(section: TaskSection) -> list[TaskSection]:
     sources = section.kwargs.get("sources")
     if not isinstance(sources, list) or not sources:
         raise UserError("task.sources is missing: a mix is a list of task sections")
-    sections = []
-    for number, source in enumerate(sources):
-        try:
-            sections.append(TaskSection.model_validate(source))
-        except ValidationError as error:
-            raise UserError(describe(error, TaskSection, source, {}, f"task.sources.{number}")) from None
-    return sections
+    return [validated(TaskSection, source, f"task.sources.{number}") for number, source in enumerate(sources)]
 
 
 def _from_mix(section: TaskSection, base_dir: Path) -> list[Row]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.engines.base import Engine, Sampling
@@ -24,9 +23,10 @@ from cib_rl.evals.scoring import score_rows
 from cib_rl.grading.selfcheck import check_golds
 from cib_rl.models import load_policy, load_tokenizer, resolve_model
 from cib_rl.plugin import RewardContext, RewardSuite
+from cib_rl.preflight import check_prompts
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import EngineSection, Recipe
-from cib_rl.recipe_problems import describe
+from cib_rl.recipe_problems import validated
 from cib_rl.rollout import Rollouts
 from cib_rl.tasks import Row, load_rows
 
@@ -110,7 +110,9 @@ def evaluate(
             stack.callback(close)
         if (check := getattr(built, "check", None)) is not None:
             check()
+        check_prompts(built, rows)
         suite = stack.enter_context(closing(RewardSuite(chosen.rewards, context, chosen.success)))
+        suite.check_rows(rows)
         check_benchmark_golds(rows, suite, chosen.max_ungradable if max_ungradable is None else max_ungradable)
         running = stack.enter_context(
             closing(start_engine(section, reference, tokenizer, deterministic=deterministic, seed=seed))
@@ -213,11 +215,7 @@ def require_kinds(rows: Sequence[Row], by: str | None) -> None:
 
 def engine_section(name: str, options: Mapping[str, Any] | None = None) -> EngineSection:
     """The engine's settings, checked. Raises UserError for an unknown engine or key."""
-    data = {**(options or {}), "name": name}
-    try:
-        return EngineSection(**data)
-    except ValidationError as error:
-        raise UserError(describe(error, EngineSection, data, {}, "engine")) from None
+    return validated(EngineSection, {**(options or {}), "name": name}, "engine")
 
 
 def start_engine(

@@ -56,10 +56,12 @@ class Generation:
 class Engine(ABC):
     """Generates tokens for many requests at once. Requests join and leave the running batch.
 
-    `weights_version` is the version given to the last `sync_weights` (0 before the first).
+    `weights_version` is the version given to the last `sync_weights` (0 before the first). `max_model_len`: prompt and
+    completion tokens of a request, at most; None: no limit is known.
     """
 
     weights_version: int = 0
+    max_model_len: int | None = None
 
     @abstractmethod
     async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Generation:

@@ -71,6 +71,8 @@ class PumpedEngine(Engine):
             the composition nor the order of a batch depends on when requests arrive.
     """
 
+    max_model_len: int
+
     def __init__(self, *, max_num_seqs: int, max_model_len: int, vocab_size: int, deterministic: bool) -> None:
         if max_num_seqs < 1 or max_model_len < 2:
             raise ValueError(f"need max_num_seqs >= 1 and max_model_len >= 2, got {max_num_seqs} and {max_model_len}")

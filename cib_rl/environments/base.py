@@ -31,6 +31,11 @@ class EpisodeEngine:
         """How many tokens this episode may still sample."""
         return self._left
 
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of context and completion that the engine takes; None where it names no limit."""
+        return self._engine.max_model_len
+
     async def generate(
         self, prompt_ids: list[int], *, max_tokens: int | None = None, stop: Sequence[str] = ()
     ) -> Generation:

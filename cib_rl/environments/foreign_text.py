@@ -13,6 +13,7 @@ _ROUNDS = 4
 _MARK = "‹"
 _BRACKETS = set("<>[]{}|｜")
 _VALUE = re.compile(r"\{(?:title|text|query)\}")
+_SPELLED = re.compile(r"\[/?[A-Z][A-Z_]*\]|<{1,2}/?[A-Za-z_]+>{1,2}")
 WITHHELD = "(a text that could not be shown)"
 
 
@@ -21,10 +22,11 @@ class ForeignText:
 
     Structure is: a tag of the given names, with whatever white space, slashes and capitals; the opening `<|` that chat
     templates begin their marks with; every special token of the tokenizer, and every other added one with a bracket in
-    it; the headers with a number of the given forms (`Doc 2(Title: `). What could pass for it has its first character
-    replaced by ‹. Texts are compared folded (`fold`): full-width letters, character references and characters that are
-    not seen do not help. Tokenizers can bring a tag back (full-width brackets under NFKC, bytes spelled as pieces), so
-    the decoded text is looked at again, and what cannot be made harmless is withheld.
+    it; the marks that its chat template spells in letters (`[INST]`, `<<SYS>>`); the headers with a number of the given
+    forms (`Doc 2(Title: `). What could pass for it has its first character replaced by ‹. Texts are compared folded
+    (`fold`): full-width letters, character references and characters that are not seen do not help. Tokenizers can
+    bring a tag back (full-width brackets under NFKC, bytes spelled as pieces), so the decoded text is looked at again,
+    and what cannot be made harmless is withheld.
 
     Args:
         tags: names of tags.
@@ -44,7 +46,7 @@ class ForeignText:
         self.tokenizer, self.longest, self.escape = tokenizer, longest, escape
         marks = marks_of(tokenizer)
         self._ids = set(tokenizer.convert_tokens_to_ids(sorted(marks)))
-        self._structure = re.compile("|".join([*_tags(tags), *_marks(marks), *_headers(forms)]))
+        self._structure = re.compile("|".join([*_tags(tags), *_marks(marks | _spelled(tokenizer)), *_headers(forms)]))
 
     def fill(self, form: str, number: int = 1, **values: str) -> list[int]:
         """Token ids of a form with its values, which are foreign and made harmless; the form itself is ours."""
@@ -102,6 +104,12 @@ def marks_of(tokenizer: Any) -> set[str]:
     marks |= set(tokenizer.all_special_tokens)
     marks.discard(tokenizer.unk_token)  # stands for characters the tokenizer does not know, and opens nothing
     return {token for token in marks if token.strip()}
+
+
+def _spelled(tokenizer: Any) -> set[str]:
+    """The words in brackets of the chat template, or of its variants: for some models they are no tokens."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return set(_SPELLED.findall(template if isinstance(template, str) else " ".join(template.values())))
 
 
 def _tags(names: Sequence[str]) -> list[str]:

@@ -71,12 +71,30 @@ class Search:
         segment = Segment(self.prompt(task))
         trajectory.segments.append(segment)
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
+        await self._play(trajectory, engine, counts)
+        trajectory.diagnostics |= {name: float(value) for name, value in counts.items()}
+        trajectory.diagnostics["environment_tokens"] = float(len(segment) - trajectory.num_tokens)
+        if self.evidence is not None and (recall := self.evidence.recall(trajectory)) is not None:
+            trajectory.diagnostics["evidence_recall"] = recall
+        if self.keys.drop_failed and counts["failed_queries"]:
+            trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
+        return trajectory
+
+    async def _play(self, trajectory: Trajectory, engine: EpisodeEngine, counts: Counter[str]) -> None:
+        """Turn after turn, until the stop reason is known."""
+        (segment,) = trajectory.segments
+        longest = min(filter(None, (self.keys.max_context_length, engine.max_model_len)), default=2**31)
+
+        def left() -> int:
+            """Tokens that the context has room for."""
+            return longest - len(segment.prompt_ids) - len(segment)
+
         asked: set[str] = set()
-        if self._left(segment) < 1:
+        if left() < 1:
             trajectory.stop_reason = StopReason.PROMPT_TOO_LONG
-            return trajectory
+            return
         for turn in range(self.keys.turns + self.keys.final_answer):
-            most = min(self._left(segment), self.section.max_turn_length or engine.tokens_left)
+            most = min(left(), self.section.max_turn_length or engine.tokens_left)
             generation = await engine.generate(segment.context_ids, max_tokens=most, stop=self.dialogue.stops)
             record_generation(trajectory, generation)
             if generation.stop_reason not in _KEEPS_PLAYING:
@@ -96,24 +114,16 @@ class Search:
                 break
             if action.kind == "search":
                 replies = await self._replies(trajectory, action, asked, counts)
-                observation = self._fitted(
-                    self.dialogue.frame(generation, len(replies)), replies, segment, len(trajectory.turns[-1].queries)
-                )
+                frame = self.dialogue.frame(generation, len(replies))
+                observation = self._fitted(frame, replies, left(), len(trajectory.turns[-1].queries))
             else:
                 counts["invalid_actions"] += 1
                 observation = self.dialogue.invalid(generation)
-                observation = observation if len(observation) < self._left(segment) else None
+                observation = observation if len(observation) < left() else None
             if observation is None:
                 trajectory.stop_reason = StopReason.CONTEXT
                 break
             segment.append_environment(observation)
-        trajectory.diagnostics |= {name: float(value) for name, value in counts.items()}
-        trajectory.diagnostics["environment_tokens"] = float(len(segment) - trajectory.num_tokens)
-        if self.evidence is not None and (recall := self.evidence.recall(trajectory)) is not None:
-            trajectory.diagnostics["evidence_recall"] = recall
-        if self.keys.drop_failed and counts["failed_queries"]:
-            trajectory.errors.append(f"retrieval: {counts['failed_queries']} queries failed")
-        return trajectory
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises UserError for a row whose evidence cannot be read."""
@@ -154,11 +164,6 @@ class Search:
         """Release the retriever."""
         run_anywhere(self.retriever.close())
 
-    def _left(self, segment: Segment) -> int:
-        """Tokens that the context has room for."""
-        limit = self.keys.max_context_length
-        return 2**31 if limit is None else limit - len(segment.prompt_ids) - len(segment)
-
     # ---- searching --------------------------------------------------------------------------------------------------
 
     async def _replies(
@@ -198,13 +203,14 @@ class Search:
         return replies
 
     def _fitted(
-        self, frame: Sequence[list[int]], replies: Sequence[Sequence[list[int]]], segment: Segment, queries: int
+        self, frame: Sequence[list[int]], replies: Sequence[Sequence[list[int]]], left: int, queries: int
     ) -> list[int] | None:
-        """The replies in their frame, cut to the budget; None where the context has no room for the frame."""
+        """The replies in their frame, cut to the budget; None where the context, with `left` tokens of room, has none
+        for the frame."""
         around = sum(map(len, frame))
         most = min(self.keys.max_observation_length * max(1, queries), self.keys.max_block_length)
-        left = min(max(0, most - around), self._left(segment) - around - 1)  # a token must be left to be sampled
-        return interleaved(frame, self.dialogue.shown.fit(replies, left)) if left >= 0 else None
+        room = min(max(0, most - around), left - around - 1)  # a token must be left to be sampled
+        return interleaved(frame, self.dialogue.shown.fit(replies, room)) if room >= 0 else None
 
     def _chosen(self, parts: Sequence[str], asked: set[str], counts: Counter[str], room: int) -> list[str]:
         """The queries that are carried out: not empty, not asked before in this episode, at most `room`."""

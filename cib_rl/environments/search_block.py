@@ -68,16 +68,19 @@ class Shown:
 
     def _whole(self, ids: list[int], size: int) -> list[int]:
         """The first tokens, at most `size`, without a last character of which only some bytes are left."""
-        if size < len(ids):
-            ids = ids[:size]
-            while ids and not self._ends(ids):
-                ids = ids[:-1]
-        return ids
+        if size >= len(ids):
+            return ids
+        whole, cut = decode(self.tokenizer, ids), ids[:size]
+        while cut and not self._ends(decode(self.tokenizer, cut), whole):
+            cut = cut[:-1]
+        return cut
 
-    def _ends(self, ids: list[int]) -> bool:
-        if decode(self.tokenizer, ids[-4:]).endswith("\ufffd"):
+    def _ends(self, text: str, whole: str) -> bool:
+        # All of it is decoded: a decoder that takes neighbouring bytes together (byte fallback) gives none of them back
+        # where one character is cut at either end. A U+FFFD that stands in the whole is no broken character.
+        if text.endswith("\ufffd") and not whole.startswith(text):
             return False
-        return self.complete is None or self.complete(decode(self.tokenizer, ids))
+        return self.complete is None or self.complete(text)
 
 
 def _shares(lengths: Sequence[int], room: int) -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cib_rl.environments.evidence import By
-from cib_rl.errors import UserError
+from cib_rl.recipe_problems import validated
 
 
 class SearchKeys(BaseModel):
@@ -23,7 +23,9 @@ class SearchKeys(BaseModel):
     max_queries: int = Field(8, ge=1, description="queries of one search that are carried out")
     max_observation_length: int = Field(500, ge=16, description="tokens of a block of documents, per query")
     max_block_length: int = Field(2000, ge=16, description="tokens of a block at most, however many queries")
-    max_context_length: int | None = Field(None, ge=1, description="prompt and episode together")
+    max_context_length: int | None = Field(
+        None, ge=1, description="prompt and episode together; the engine's limit holds too"
+    )
     eos_ends: bool = Field(False, description="an end of sequence without an action ends the episode")
     concurrency: int = Field(64, ge=1, description="searches under way at once, over all episodes")
     query_timeout: float = Field(20.0, gt=0, description="seconds for one try of a query; remote: its own timeout")
@@ -39,11 +41,5 @@ class SearchKeys(BaseModel):
 
 
 def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
-    """The keys of environment `search`. Raises UserError for wrong ones."""
-    try:
-        return SearchKeys.model_validate(kwargs)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(SearchKeys.model_fields)
-        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
+    """The keys of environment `search`. Raises UserError that names the wrong ones."""
+    return validated(SearchKeys, dict(kwargs), "environment")

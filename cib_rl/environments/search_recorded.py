@@ -48,8 +48,8 @@ class RecordedSearch:
                 raise UserError(f"{where}: {stray[0]} without its counterpart: what is not closed cannot be told apart")
             for number, own in enumerate(text.split(self.protocol.invalid) if self.protocol.invalid else [text]):
                 if number:
-                    segment.append_environment(self._own(self.protocol.invalid))
-                ids = self._own(own)
+                    segment.append_environment(self.foreign.encode_own(self.protocol.invalid))
+                ids = self.foreign.encode_own(own)
                 segment.append_policy(ids, [_NAN] * len(ids))
         return segment
 
@@ -74,12 +74,9 @@ class RecordedSearch:
             yield text, False
 
     def _encode_block(self, text: str) -> list[int]:
-        p = self.protocol
+        p, own = self.protocol, self.foreign.encode_own
         inner = [token for piece in self._pieces.split(text) for token in self.foreign.encode(piece)]
-        return [*self._own(f"{p.before}<{p.information}>"), *inner, *self._own(f"</{p.information}>{p.after}")]
-
-    def _own(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return [*own(f"{p.before}<{p.information}>"), *inner, *own(f"</{p.information}>{p.after}")]
 
 
 class Pieces:

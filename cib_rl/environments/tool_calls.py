@@ -100,7 +100,8 @@ class ToolCalls:
         foreign = ForeignText(tokenizer, self.tags, (p.document, p.query_header), longest, chat.escape)
         self.shown = Shown(foreign, p.document, p.query_header, None if chat.escape is str else _can_be_read)
         self._end = foreign.encode_own(chat.end)
-        self._invalid = [token for text in _inside(chat.user(), p.invalid) for token in foreign.encode_own(text)]
+        before, after = chat.user()
+        self._invalid = [token for text in (before, p.invalid, after) for token in foreign.encode_own(text)]
 
     def prompt(self, task: Mapping[str, Any]) -> list[int]:
         """Token ids of the prompt: the question as text, or messages, the last of the user's being the question."""
@@ -189,17 +190,10 @@ def read_calls(text: str, form: CallForm) -> Iterator[tuple[Any, str | None]]:
         yield value, None if closed else f"The call does not end in {form.after}."
 
 
-def _inside(texts: list[str], content: str) -> Iterator[str]:
-    before, after = texts
-    yield before
-    yield content
-    yield after
-
-
 def _can_be_read(text: str) -> bool:
-    """Whether the inside of a JSON string that was cut is still one."""
+    """Whether the inside of a JSON string that was cut is still one, without half of a surrogate pair at its end."""
     try:
-        json.loads(f'"{text}"')
+        json.loads(f'"{text}"').encode()
     except ValueError:
         return False
     return True

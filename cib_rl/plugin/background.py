@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_GRACE = 5.0  # seconds that cancelled tasks get to end
 
 
 class BackgroundLoop:
@@ -51,11 +52,11 @@ class BackgroundLoop:
                 self._loop.call_soon_threadsafe(_cancel_all, self._loop)
 
     def close(self) -> None:
-        """Stop the thread. May be called twice; a later `resolve` starts anew."""
+        """Cancel what runs, let it end, and stop the thread. May be called twice; a later `resolve` starts anew."""
         with self._lock:
             if self._loop is None or self._thread is None:
                 return
-            self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+            asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -76,3 +77,11 @@ async def _await(value: Awaitable[Any]) -> Any:
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
+
+
+async def _end_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:  # a cancelled task must run once more to give back what it holds
+        await asyncio.wait(others, timeout=_GRACE)

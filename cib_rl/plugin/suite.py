@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,9 @@ class RewardSuite:
             stateful[label].load_state_dict(value)
 
     def close(self) -> None:
-        """Close the rewards that have `close()`, then the event loop. May be called twice."""
-        for r in self.rewards:
-            close = getattr(r.target, "close", None)
-            if callable(close):
-                self._loop.resolve(close())
-        self._loop.close()
+        """Close the rewards that have `close()`, then the event loop, also where one raises. May be called twice."""
+        with ExitStack() as stack:  # the last in is the first out
+            stack.callback(self._loop.close)
+            for r in reversed(self.rewards):
+                if callable(close := getattr(r.target, "close", None)):
+                    stack.callback(lambda close=close: self._loop.resolve(close()))  # type: ignore[misc]

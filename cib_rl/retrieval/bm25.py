@@ -14,9 +14,9 @@ from cib_rl.errors import UserError
 from cib_rl.fiction.world import make_world
 from cib_rl.progress import RunProgress
 from cib_rl.recipe import Section
+from cib_rl.recipe_problems import validated
 from cib_rl.retrieval.base import Document
 from cib_rl.retrieval.extra import require
-from cib_rl.retrieval.factory import validated
 from cib_rl.retrieval.index_io import AGAIN, Manifest, read_manifest
 from cib_rl.retrieval.local import LocalRetriever
 from cib_rl.retrieval.words import IndexSettings, Words

@@ -74,7 +74,7 @@ def build(
     The folder appears only when it is whole.
     """
     from cib_rl.errors import UserError
-    from cib_rl.retrieval.factory import validated
+    from cib_rl.recipe_problems import validated
 
     if kind not in ("bm25", "dense"):
         raise UserError(f"--kind {kind}: must be bm25 or dense")
@@ -170,8 +170,8 @@ def serve(
 
     POST /retrieve and GET /health, until interrupted; requests under way are finished first.
     """
+    from cib_rl.recipe_problems import validated
     from cib_rl.retrieval.extra import require
-    from cib_rl.retrieval.factory import validated
 
     require("`cib-rl retriever serve`", "fastapi", "uvicorn", "httpx")
     from cib_rl.retrieval.server import ServerSettings, serve_index

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from cib_rl.errors import UserError
 from cib_rl.recipe import Section
+from cib_rl.recipe_problems import validated
 from cib_rl.retrieval.base import Document
 from cib_rl.retrieval.encoder import Encoder, EncoderSettings, first_device
 from cib_rl.retrieval.exact import ExactSearch
 from cib_rl.retrieval.extra import require
-from cib_rl.retrieval.factory import validated
 from cib_rl.retrieval.hnsw import HNSWSearch, HNSWSettings
 from cib_rl.retrieval.index_io import Manifest, read_manifest
 from cib_rl.retrieval.local import LocalRetriever

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from cib_rl.errors import UserError
 from cib_rl.plugin.importing import find_elsewhere, is_elsewhere, nearest
+from cib_rl.recipe_problems import validated
 from cib_rl.retrieval.base import Retriever
 from cib_rl.retrieval.index_io import index_kind
 from cib_rl.retrieval.local import LocalRetriever
 
 BUILT_IN = ("bm25", "dense", "remote", "empty")
-S = TypeVar("S", bound=BaseModel)
 
 
 def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retriever:
@@ -30,19 +28,19 @@ def make_retriever(name: str, keys: Mapping[str, Any], base_dir: Path) -> Retrie
     if name == "bm25":
         from cib_rl.retrieval.bm25 import BM25Retriever, BM25Settings
 
-        return BM25Retriever(validated(BM25Settings, keys, "retriever"), base_dir)
+        return BM25Retriever(validated(BM25Settings, dict(keys), "retriever"), base_dir)
     if name == "dense":
         from cib_rl.retrieval.dense import DenseRetriever, DenseSettings
 
-        return DenseRetriever(validated(DenseSettings, keys, "retriever"), base_dir)
+        return DenseRetriever(validated(DenseSettings, dict(keys), "retriever"), base_dir)
     if name == "remote":
         from cib_rl.retrieval.remote import RemoteRetriever, RemoteSettings
 
-        return RemoteRetriever(validated(RemoteSettings, keys, "retriever"), base_dir)
+        return RemoteRetriever(validated(RemoteSettings, dict(keys), "retriever"), base_dir)
     if name == "empty":
         from cib_rl.retrieval.empty import EmptyRetriever, EmptySettings
 
-        validated(EmptySettings, keys, "retriever")
+        validated(EmptySettings, dict(keys), "retriever")
         return EmptyRetriever()
     if not is_elsewhere(name):
         raise UserError(
@@ -64,13 +62,3 @@ def open_index(folder: Path, keys: Mapping[str, Any]) -> LocalRetriever:
     retriever = make_retriever(index_kind(folder), {**keys, "path": folder}, Path())
     assert isinstance(retriever, LocalRetriever)
     return retriever
-
-
-def validated(schema: type[S], keys: Mapping[str, Any], name: str) -> S:
-    """The settings `keys` by `schema`. Raises UserError that names each wrong key, after `name`."""
-    from cib_rl.recipe_problems import describe
-
-    try:
-        return schema.model_validate(dict(keys))
-    except ValidationError as error:
-        raise UserError(describe(error, schema, dict(keys), {}, name)) from error

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,15 @@ from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.updates import UpdatesMixin
 from cib_rl.trainers.window import Window
-from cib_rl.trajectory import Trajectory
+from cib_rl.trajectory import StopReason, Trajectory
+
+_CONTEXT = "engine.max_model_len (search: and environment.max_context_length), or shorten what fills it"
+_LIMITS = {  # what moves the limit that ended an episode
+    StopReason.LENGTH: "environment.max_completion_length",
+    StopReason.CONTEXT: _CONTEXT,
+    StopReason.PROMPT_TOO_LONG: _CONTEXT,
+    StopReason.MAX_TURNS: "the environment's limit of turns (search: environment.turns)",
+}
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
 LOSS_KEYS = (
@@ -224,12 +232,8 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
         return np.sum(gather_object([sums]), axis=0)
 
     def _note_warnings(self, window: Window, metrics: dict[str, float]) -> None:
-        cut = float(np.mean([t.truncated for t in window.trajectories]))
-        if cut > 0.5:
-            self.accelerator.print(
-                f"warning: {cut:.0%} of this window's completions were cut off by a limit; raise "
-                "environment.max_completion_length, or the reward will mostly be that of unfinished answers"
-            )
+        if warning := cut_off(window.trajectories):
+            self.accelerator.print(f"warning: {warning}")
         failed = [_with_row(e, t) for t in window.trajectories if t.failed for e in t.errors[:1]]
         if failed:
             self.accelerator.print(
@@ -243,6 +247,18 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
                     f"warning: reward {label!r} counted for none of this window's completions: it returned None for "
                     "each, or only_when_correct left none (said once; the log has applies/LABEL)"
                 )
+
+
+def cut_off(trajectories: Sequence[Trajectory]) -> str | None:
+    """What to say where more than half of the completions were ended by a limit: which one, and its key."""
+    reasons = [t.stop_reason for t in trajectories if t.stop_reason is not None and t.truncated]
+    if 2 * len(reasons) <= len(trajectories):
+        return None
+    commonest = max(sorted(set(reasons)), key=reasons.count)
+    return (
+        f"{len(reasons) / len(trajectories):.0%} of this window's completions were cut off by a limit, most by "
+        f"`{commonest.value}`; raise {_LIMITS[commonest]}, or the reward will mostly be that of unfinished answers"
+    )
 
 
 def _with_row(error: str, trajectory: Trajectory) -> str:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from cib_rl.errors import UserError
 from cib_rl.overrides import apply_override
 from cib_rl.recipe import EnvironmentSection, RewardSection, SuccessSection, TaskSection
-from cib_rl.recipe_problems import describe
+from cib_rl.recipe_problems import validated
 from cib_rl.tasks import Row, load_rows
 from cib_rl.trajectory import Trajectory
 
@@ -79,11 +78,7 @@ class Benchmark:
         data = copy.deepcopy(dict(self.environment))
         for key, value in (changes or {}).items():
             apply_override(data, key, value, f"environment {key}={value!r}")
-        try:
-            return EnvironmentSection(**data)
-        except ValidationError as error:
-            name = f"environment of benchmark {self.name}"
-            raise UserError(describe(error, EnvironmentSection, data, {}, name)) from None
+        return validated(EnvironmentSection, data, f"environment of benchmark {self.name}")
 
 
 def local_math_file(path: Path) -> TaskSection:

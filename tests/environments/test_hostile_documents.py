@@ -135,6 +135,10 @@ def _special(played):
     return not set(played.inner).isdisjoint(played.marks()) or bool(re.search(r"<\s*[|｜]", played.shown))
 
 
+def _role(played):
+    return played.kind == "llama2" and bool(re.search(r"\[/?inst\]|<</?sys>>", plain(played.shown)))
+
+
 def _headers(played):
     text, own = plain(played.shown), len(played.documents)
     seen = {"Doc": (r"doc\s*\d+\s*\(\s*title", own), "Results": (r"results\s*\d+\s*for", 0)}
@@ -174,6 +178,7 @@ HARMS = {
     "tag": _tags,
     "look-alike": _look_alikes,
     "special": _special,
+    "role": _role,
     "header": _headers,
     "unclosed": _unclosed,
     "hidden": _hidden,
@@ -240,6 +245,7 @@ DEFENCES = {
     "marks": _both(
         _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "marks_of", lambda tokenizer: set())
     ),
+    "spelled": _set(foreign_text, "_spelled", lambda tokenizer: set()),
     "headers": _set(foreign_text, "_headers", lambda forms: []),
     "fold": _both(
         _set(folding, "fold", str), _set(foreign_text, "fold", str), _set(folding, "_folded", lambda unit: unit)
@@ -249,7 +255,7 @@ DEFENCES = {
     "noted": _set(search_module, "visible", str),
     "joined": _set(Shown, "_joined", lambda self, pieces: [i for piece in pieces for i in piece]),
     "cut": _cut_at_the_end,
-    "whole": _set(Shown, "_ends", lambda self, ids: True),
+    "whole": _set(Shown, "_ends", lambda self, text, whole: True),
     "longest": _set(search_module, "_CHARACTERS", 10**9),
     "filled": _set(foreign_text, "filled", _in_sequence),
     "policy tokens": _both(

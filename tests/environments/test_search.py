@@ -68,6 +68,8 @@ class Script(Engine):
 
     async def generate(self, prompt_ids, sampling):
         self.requests.append(list(prompt_ids))
+        if self.max_model_len is not None and len(prompt_ids) >= self.max_model_len:
+            return Generation(stop_reason=StopReason.PROMPT_TOO_LONG)
         text = self.texts.pop(0) if self.texts else "nothing"
         ids = [i for part in self.parts(text) for i in self.tokenizer.encode(part, add_special_tokens=False)]
         reason = StopReason.EOS
@@ -101,10 +103,11 @@ def environment(tokenizer, retriever, **keys):
     return Search(section, tokenizer, retriever, SearchKeys(retriever={"name": "x"}, **{"backoff": 0, **keys}))
 
 
-def play(tokenizer, texts, retriever=None, *, limit=4000, cut=None, spell=None, **keys):
+def play(tokenizer, texts, retriever=None, *, limit=4000, cut=None, spell=None, max_model_len=None, **keys):
     retriever = retriever or Library(lambda query: [Document("1", "T", f"about {query}", 1.0)])
     made = environment(tokenizer, retriever, **keys)
     engine = Script(tokenizer, texts, cut, spell)
+    engine.max_model_len = max_model_len
     trajectory = asyncio.run(made.run(TASK, EpisodeEngine(engine, Sampling(max_tokens=limit), 0)))
     return trajectory, engine, made
 
@@ -159,6 +162,13 @@ def test_a_turn_without_an_action_is_told_so_and_the_last_turn_does_not_search()
     assert t.diagnostics["invalid_actions"] == 1 and t.diagnostics.get("finished", 0) == 0
     t, engine, _ = play(tokenizer, ["hm", "more"], eos_ends=True)
     assert t.stop_reason is StopReason.EOS and len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["<search>a</search>", "<answer>Rome</answer>"])
+def test_one_turn_that_is_the_last_is_a_closed_book(text):
+    t, engine, made = play(byte_level(), [text], turns=1, final_answer=False)
+    assert made.retriever.asked == [] and len(engine.requests) == len(t.turns) == 1 and not observations(t)
+    assert t.answer == ("Rome" if "Rome" in text else None)
 
 
 @pytest.mark.parametrize(
@@ -421,22 +431,33 @@ def _why(trajectory, made, limit):
     return StopReason.MAX_TURNS if len(trajectory.turns) == made.keys.turns + 1 else StopReason.CONTEXT
 
 
-def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed():
+@pytest.mark.parametrize("limits", [{"max_context_length": 700}, {"max_model_len": 700},
+                                    {"max_context_length": 700, "max_model_len": 900},
+                                    {"max_context_length": 900, "max_model_len": 700}])  # fmt: skip
+def test_a_full_context_ends_the_episode_and_the_block_before_it_is_closed(limits):
+    """The recipe's, or the engine's: that is no engine's error and no turn."""
     tokenizer = byte_level()
     library = Library(lambda query: [Document("1", "T", "word " * 500)])
     texts = [f"<search>{letter}</search>" for letter in "abcdef"]
     prompt = len(play(tokenizer, ["x"])[0].segments[0].prompt_ids)
-    t, _, made = play(tokenizer, texts, library, max_context_length=prompt + 700, turns=6)
+    limits = {name: prompt + limit for name, limit in limits.items()}
+    t, engine, made = play(tokenizer, texts, library, turns=6, **limits)
     assert t.stop_reason is StopReason.CONTEXT and t.truncated
     assert len(t.segments[0].context_ids) <= prompt + 700
+    assert len(t.turns) == len(engine.requests) and all(turn.start < turn.end for turn in t.turns)
     for block in block_texts(tokenizer, t):
         assert block.endswith(f"</information>{made.protocol.after}")
 
 
-def test_a_prompt_without_room_and_a_budget_used_up_by_a_search_are_stop_reasons():
-    tokenizer = byte_level()
-    t, engine, made = play(tokenizer, ["<answer>y</answer>"], max_context_length=100)
+@pytest.mark.parametrize("limit", ["max_context_length", "max_model_len"])
+def test_a_prompt_without_room_is_a_stop_reason_and_counts_as_an_episode(limit):
+    t, engine, _ = play(byte_level(), ["<answer>y</answer>"], **{limit: 100})
     assert t.stop_reason is StopReason.PROMPT_TOO_LONG and t.truncated and not engine.requests and not t.turns
+    assert t.diagnostics["finished"] == t.diagnostics["searches"] == t.diagnostics["environment_tokens"] == 0
+
+
+def test_a_budget_used_up_by_a_search_is_a_stop_reason():
+    tokenizer = byte_level()
     text = "<search>a</search>"
     t, engine, made = play(tokenizer, [text, "<answer>y</answer>"], limit=len(tokenizer.encode(text)))
     assert t.turns[0].stop_reason is StopReason.STOP_STRING and t.stop_reason is StopReason.LENGTH
@@ -450,6 +471,19 @@ def test_the_budget_of_a_block_grows_with_its_queries_up_to_the_most(queries, si
     t, _, _ = play(byte_level(), [f"<search>{queries}</search>", "<answer>y</answer>"], library, **limits)
     (block,) = observations(t)
     assert len(block) == size and decode(byte_level(), block).strip().endswith("</information>")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["漢字仮名交" * 60, "\ufffd" * 300, "😀é答" * 60])
+def test_a_document_is_cut_at_its_last_whole_character_and_no_further(kind, text):
+    """The unigram tokenizer writes these characters in bytes, and its decoder reads all neighbouring bytes at once."""
+    for size in range(100, 112):
+        limits = {"max_observation_length": size, "max_block_length": size}
+        texts = ["<search>a</search>", "<answer>y</answer>"]
+        t, _, _ = play(TOKENIZERS[kind](), texts, Library(lambda query: [Document("1", "T", text)]), **limits)
+        (block,) = observations(t)
+        shown = decode(TOKENIZERS[kind](), block).partition("(Title: T) ")[2].partition("</information>")[0]
+        assert size - 3 <= len(block) <= size and len(shown) > 2 and text.startswith(shown.rstrip(" "))
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))

@@ -125,7 +125,7 @@ def test_a_block_that_is_not_closed_is_refused_by_line(completion):
 
 
 def test_unknown_keys_are_refused():
-    with pytest.raises(UserError, match=r"environment\.turnz"):
+    with pytest.raises(UserError, match="environment: unknown key `turnz`"):
         recorded(byte_level(), "a", turnz=3)
     with pytest.raises(UserError, match="unknown key 'tag'"):
         recorded(byte_level(), "a", protocol={"tag": "x"})

@@ -179,9 +179,9 @@ def test_four_steps_are_one_and_three_to_the_last_digit(place, tmp_path):
     [
         ({"retriever": {"name": "bm25", "path": "nowhere"}}, "nowhere"),
         ({"retriever": {"name": "faiss"}}, "unknown 'faiss'"),
-        ({}, "environment.retriever: Field required"),
+        ({}, "environment: `retriever` is missing"),
         ({"retriever": {"name": "remote", "url": "http://127.0.0.1:9/retrieve"}}, "127.0.0.1:9"),
-        ({"retriever": {"name": "bm25", "path": "INDEX"}, "turn": 3}, "environment.turn: Extra inputs"),
+        ({"retriever": {"name": "bm25", "path": "INDEX"}, "turn": 3}, "unknown key `turn`; did you mean `turns`"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused_before_training(place, tmp_path, environment, says):

@@ -279,6 +279,19 @@ def test_templates_that_do_not_fit_are_refused_with_the_reason(name):
         play(with_template(template), ["x"])
 
 
+@pytest.mark.parametrize("size", range(90, 102))
+def test_a_result_in_escapes_is_cut_between_characters(size):
+    """In ASCII an emoji is two escapes, one after the other."""
+    template = LLAMA3.replace("m.content | tojson", "m.content | tojson(ensure_ascii=True)")
+    ascii_only = with_template(template, tags=(), special=("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"))
+    library = Library(lambda query: [Document("1", "T", "😀" * 200)])
+    t, _, _ = play(ascii_only, [search("llama3", "a")], library=library, max_observation_length=size)
+    shown = decode(ascii_only, [i for i, m in zip(t.completion_ids, t.policy_mask, strict=True) if not m])
+    text = json.loads(shown[shown.index('"') : shown.rindex('"') + 1])
+    text.encode()
+    assert text.startswith("Doc 1(Title: T)")
+
+
 def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match="the tokenizer has none"):
         play(byte_level(), ["x"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
 from cib_rl.cli import app
 from cib_rl.errors import UserError
+from cib_rl.evals import runner
 from cib_rl.evals.recipe_benchmark import from_recipe, recipe_of
 from cib_rl.evals.result_io import load_result
 from cib_rl.evals.runner import evaluate
@@ -71,4 +74,19 @@ def test_what_cannot_be_a_benchmark_is_said(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Who was it?", "answer": "A"}\n')
     with pytest.raises(UserError, match=r"evaluation.by: row .* has no column 'type'"):
+        evaluate("shipped:search/policy", "search/tiny", data=rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"supporting_ids": 2.5}, r"row 'r1': supporting_ids must be its id, or a list of them; it holds 2.5"),
+        ({"prompt": [{"role": "user", "content": "Who was it?"}]}, "row 'r1': to search in tags, prompt must be the"),
+    ],
+)
+def test_rows_that_cannot_be_played_are_refused_before_an_engine_is_started(tmp_path, monkeypatch, row, says):
+    monkeypatch.setattr(runner, "start_engine", lambda *_, **__: pytest.fail("an engine was started"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": "r1", "prompt": "Who was it?", "answer": "A", "type": "na"} | row) + "\n")
+    with pytest.raises(UserError, match=says):
         evaluate("shipped:search/policy", "search/tiny", data=rows)

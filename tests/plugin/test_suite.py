@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
+import threading
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -313,6 +315,43 @@ def test_a_cancelled_loop_refuses_what_comes_late_until_it_accepts_again():
     loop.accept()
     assert loop.resolve(one()) == 1
     loop.close()
+
+
+def test_a_reward_that_cannot_be_closed_does_not_keep_the_others_from_it(suite, plugin, trajectory):
+    plugin(
+        "CLOSED = []\n"
+        '@reward("a", kind="outcome")\nclass A:\n    def __call__(self, ts): return [1.0] * len(ts)\n'
+        '    def close(self): raise RuntimeError("no")\n'
+        '@reward("b", kind="outcome")\nclass B:\n    async def __call__(self, ts): return [1.0] * len(ts)\n'
+        '    async def close(self): CLOSED.append("b")\n'
+    )
+    before = threading.enumerate()
+    one = suite({"name": "mine.py:a"}, {"name": "mine.py:b"})
+    one.score([trajectory()])
+    (thread,) = (t for t in threading.enumerate() if t.name == "rewards" and t not in before)
+    with pytest.raises(RuntimeError, match="no"):
+        one.close()
+    assert sys.modules[type(one.rewards[1].target).__module__].CLOSED == ["b"] and not thread.is_alive()
+    one.rewards.clear()  # it is closed again behind the test
+
+
+def test_a_task_that_a_reward_left_behind_ends_when_the_loop_is_closed():
+    loop, ended, tasks = BackgroundLoop(), [], []
+
+    async def session():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)  # as closing a connection does
+            ended.append("closed")
+
+    async def score():
+        tasks.append(asyncio.create_task(session()))
+        await asyncio.sleep(0)
+
+    loop.resolve(score())
+    loop.close()
+    assert ended == ["closed"] and tasks[0].done()
 
 
 def test_state_is_saved_and_restored_by_label(suite, plugin):
