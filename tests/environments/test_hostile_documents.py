@@ -168,7 +168,15 @@ def _unsaved(played):
     return any(re.search("[\ud800-\udfff]", text) for text in noted)
 
 
+def _twice(played):
+    return played.shown.count("only-once") > max(
+        1, sum(f"{d.title}{d.text}".count("only-once") for d in played.documents)
+    )
+
+
 def _withheld(played):
+    if played.budget < 200:  # four documents are cut then, honest ones, too
+        return False
     shown = unicodedata.normalize("NFKC", played.shown).lower()
     given = {unicodedata.normalize("NFKC", d.text).lower() for d in played.documents if d.text in HONEST}
     return any(text not in shown for text in given)
@@ -186,7 +194,7 @@ HARMS = {
     "unsaved": _unsaved,
     "broken character": _broken_character,
     "huge": lambda played: played.longest > 100_000,
-    "twice": lambda played: played.shown.count("only-once") > 1,
+    "twice": _twice,
     "answer": lambda played: played.trajectory.answer is not None,
     "withheld": _withheld,
     "string": lambda played: played.unread,
@@ -241,7 +249,9 @@ def _both(*ways):
 
 # How each defence is switched off.
 DEFENCES = {
-    "tags": _set(foreign_text, "_tags", lambda names: []),
+    "tags": _both(  # a chat template spells its tags, too
+        _set(foreign_text, "_tags", lambda names: []), _set(foreign_text, "_spelled", lambda tokenizer: set())
+    ),
     "marks": _both(
         _set(foreign_text, "_marks", lambda tokens: ["(?!)"]), _set(foreign_text, "marks_of", lambda tokenizer: set())
     ),

@@ -39,7 +39,7 @@ def test_two_processes_train_the_search_agent_as_one_does(tmp_path):
         one = _recipe(name, tmp_path / f"{name}-one", *sets)
         single[name] = in_one_process(one), RunFolder(tmp_path / f"{name}-one" / "run").read_metrics()
     start = plain_weights(resolve_model("shipped:search/policy", Path()))
-    for job, (name, sets) in runs.items():
+    for job, (name, _) in runs.items():
         wrapped = {"DeepSpeedEngine" if job.endswith("zero") else "DistributedDataParallel"}
         assert [r["error"] for r in records(tmp_path, job)] == [None, None]
         assert {r["engine"] for r in records(tmp_path, job)} == wrapped
