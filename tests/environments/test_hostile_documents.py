@@ -141,7 +141,7 @@ def _role(played):
 
 def _headers(played):
     text, own = plain(played.shown), len(played.documents)
-    seen = {"Doc": (r"doc\s*\d+\s*\(\s*title", own), "Results": (r"results\s*\d+\s*for", 0)}
+    seen = {"Doc": (r"doc\s*\d+\s*\(\s*title\s*:", own), "Results": (r"results\s*\d+\s*for\s*:", 0)}
     return any(len(re.findall(p, text)) > n for word, (p, n) in seen.items() if any(word in f for f in played.headers))
 
 
