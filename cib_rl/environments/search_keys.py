@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cib_rl.environments.evidence import By
 from cib_rl.errors import UserError
+from cib_rl.recipe import EnvironmentSection
+from cib_rl.recipe_problems import describe
 
 
 class SearchKeys(BaseModel):
@@ -38,12 +40,13 @@ class SearchKeys(BaseModel):
     protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
 
 
+class _Section(SearchKeys, EnvironmentSection):
+    """All keys of the section: a misspelt one may be meant to be one that every environment has."""
+
+
 def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
-    """The keys of environment `search`. Raises UserError for wrong ones."""
+    """The keys of environment `search`. Raises UserError that names each wrong one."""
     try:
         return SearchKeys.model_validate(kwargs)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(SearchKeys.model_fields)
-        raise UserError(f"environment.{where}: {first['msg']}; keys of search: {known}") from None
+        raise UserError(describe(error, _Section, dict(kwargs), {}, "environment")) from None
