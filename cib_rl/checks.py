@@ -80,7 +80,7 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     held_out: list[dict[str, Any]] = []
     if recipe.evaluation:
         found.run("evaluation.task", lambda: _evaluation(recipe, base, environment, held_out, found))
-    if recipe.environment.name == "search" and not found.failed("environment"):
+    if recipe.environment.name == "search" and (environment or not found.failed("environment")):
         found.run("retriever", lambda: _retriever(recipe, base, next(iter(environment), None)))
     for made in environment:
         getattr(made, "close", lambda: None)()
