@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -79,6 +80,8 @@ def check_recipe(recipe: Recipe, *, devices: int = 1, base_dir: Path | None = No
     held_out: list[dict[str, Any]] = []
     if recipe.evaluation:
         found.run("evaluation.task", lambda: _evaluation(recipe, base, environment, held_out, found))
+    if recipe.environment.name == "search" and (environment or not found.failed("environment")):
+        found.run("retriever", lambda: _retriever(recipe, base, next(iter(environment), None)))
     for made in environment:
         getattr(made, "close", lambda: None)()
     known = Known(recipe, base, next(iter(tokenizer), None), rows, held_out)
@@ -128,7 +131,10 @@ def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, S
             raise UserError(
                 f"{resolved} cannot be read as a causal language model: {str(error).splitlines()[0]}"
             ) from None
-        return "unchecked", f"no folder {resolved}; would be downloaded from the hub", shape_from_name(resolved)
+        shape = shape_from_name(resolved)
+        if shape and lora:  # how large adapters are a name does not say
+            shape = dataclasses.replace(shape, trainable=0)
+        return "unchecked", f"no folder {resolved}; would be downloaded from the hub", shape
     if local and not any(next(Path(resolved).glob(pattern), None) for pattern in _WEIGHTS):
         raise UserError(f"{resolved} has a config.json but no weights ({' or '.join(_WEIGHTS)})")
     where = resolved if local else f"{resolved} (in the local cache)"
@@ -137,7 +143,7 @@ def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, S
 
 def _policy(recipe: Recipe, base: Path, found: Findings) -> tuple[Status, str]:
     status, detail, found.policy = _shape(recipe.model, base, recipe.lora)
-    if found.policy and recipe.lora:
+    if found.policy and recipe.lora and status == "ok":
         if not found.policy.trainable:
             raise UserError(
                 f"lora.target_modules: {recipe.lora.target_modules!r} matches no linear layer of {recipe.model}"
@@ -196,8 +202,9 @@ def _task(section: TaskSection, base: Path, out: list[dict[str, Any]]) -> tuple[
 
 def _remote(section: TaskSection, base: Path) -> str | None:
     """What would be downloaded, or None where the rows are at hand."""
-    from cib_rl.tasks import mixed_sections
+    from cib_rl.tasks import mixed_sections, require_read
 
+    require_read(section)
     hub = [one for one in mixed_sections(section) if one.name == "hub"]
     if not all(one.path for one in hub):
         raise UserError("task.path is missing: name the data set, e.g. openai/gsm8k")
@@ -251,6 +258,25 @@ def _environment(
     if room and found.prompt + limit > room:
         detail += f" (the context of {room:,} cuts the longest)"
     return "ok", detail
+
+
+def _retriever(recipe: Recipe, base: Path, made: Any) -> tuple[Status, str]:
+    """Ask the retriever as training will. A server that is not there may be started later: unchecked."""
+    from cib_rl.environments.search import retriever_of
+    from cib_rl.event_loop import run_anywhere
+    from cib_rl.retrieval.base import RetrievalError
+
+    if made is None:
+        retriever, keys = retriever_of(recipe.environment, base)
+        run_anywhere(retriever.close())
+        return "unchecked", f"{keys.retriever['name']}: not asked before the model and its tokenizer are here"
+    try:
+        made.check()
+    except UserError as error:
+        if isinstance(error.__cause__, RetrievalError) and error.__cause__.reason in ("refused", "timeout"):
+            return "unchecked", f"{error}. Training does not begin before it answers"
+        raise
+    return "ok", f"{made.keys.retriever['name']}: answered a query for {made.keys.k} documents"
 
 
 def _layout(recipe: Recipe, devices: int) -> tuple[Status, str]:

@@ -176,7 +176,12 @@ def sweep(
 @app.command()
 def sft(
     recipe: RecipeArgument,
-    sets: SetOption = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one key, e.g. models.policy.steps=20; may be repeated."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show a row with what would be learned of it.")
     ] = False,

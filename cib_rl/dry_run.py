@@ -92,5 +92,7 @@ def _print_memory(console: Console, recipe: Recipe, found: Findings, devices: in
     items = estimate(recipe, found.policy, found.priors, critic=found.critic, devices=devices, prompt=found.prompt)
     print_memory(console, items, "Memory per device: an estimate, not a measurement")
     if not found.policy.layers:
-        left_out = "activations are" if recipe.engine.name == "vllm" else "activations and KV cache are"
-        console.print(f"(sizes read off the model's name; {left_out} not counted)")
+        left_out = ["activations"] if recipe.engine.name == "vllm" else ["activations", "KV cache"]
+        if recipe.lora:
+            left_out.append("gradients and Adam states of the adapters")
+        console.print(f"(sizes read off the model's name; not counted: {', '.join(left_out)})")

@@ -79,6 +79,7 @@ def evaluate(
 
     Accuracy, pass@k, tokens, turns and truncated share; every sample is saved.
     """
+    from cib_rl.overrides import as_pairs
     from cib_rl.samples.options import as_mapping
 
     run_evaluation(
@@ -94,7 +95,7 @@ def evaluate(
         seed=seed,
         engine=engine,
         data=data,
-        environment=as_mapping(environment, "--environment"),
+        environment={key: value for key, value, _ in as_pairs(environment or [], "--environment")},
         engine_options=as_mapping(engine_options, "--engine-option"),
         dtype=dtype,
         deterministic=deterministic,

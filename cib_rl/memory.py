@@ -38,7 +38,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs to know of a model. A width of 0 means unknown (only the parameter count is)."""
+    """What the estimate needs to know of a model. 0 means unknown: widths where only the parameter count is known, and
+    what is trained of a model with adapters."""
 
     parameters: int
     trainable: int

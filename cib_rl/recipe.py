@@ -400,9 +400,13 @@ class Recipe(Section):
         trainer, baseline = self.trainer, self.credit[0].name
         if trainer.name != "ppo":
             if self.critic is not None:
-                raise ValueError("critic: trainer grpo has none; set trainer.name: ppo, or remove the section")
+                raise ValueError(
+                    "critic: trainer grpo has none; set trainer.name: ppo, or remove the section (critic: null)"
+                )
             if baseline == "gae":
-                raise ValueError("credit[0].name: gae needs a critic's values: set trainer.name: ppo")
+                raise ValueError(
+                    "credit[0].name: gae needs a critic's values: set trainer.name: ppo, or credit: [{name: group}]"
+                )
         elif self.critic is None:
             raise ValueError("critic: trainer ppo has one; remove the line, or give the section")
         elif baseline in ("group", "gdpo"):

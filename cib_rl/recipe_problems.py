@@ -28,12 +28,16 @@ _EXPECTED = {
 }
 
 
-def validated(schema: type[S], data: Any, name: str) -> S:
-    """`data` by `schema`. Raises UserError that names each wrong key, after `name`."""
+def validated(schema: type[S], data: Any, name: str, *, known: type[BaseModel] | None = None) -> S:
+    """`data` by `schema`. Raises UserError that names each wrong key, after `name`.
+
+    Args:
+        known: has more keys that an unknown one may be meant to be.
+    """
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise UserError(describe(error, schema, data, {}, name)) from None
+        raise UserError(describe(error, known or schema, data, {}, name)) from None
 
 
 def describe(

@@ -34,6 +34,7 @@ def load_rows(section: TaskSection, base_dir: Path) -> list[Row]:
     unknown = sorted(set(section.kwargs) - set(known)) if known is not None else []
     if unknown:
         raise UserError(f"task: unknown key `{unknown[0]}` of {section.name}; known: {', '.join(_known(known))}")
+    require_read(section)
     rows = loader(section, base_dir)
     if section.limit is not None:
         rows = rows[: section.limit]
@@ -118,6 +119,25 @@ SOURCES: dict[str, Callable[[TaskSection, Path], list[Row]]] = {
 }
 # The keys of a source that are no fields of the section; a source that is not listed checks its own.
 _KEYS: dict[str, tuple[str, ...]] = {"jsonl": ("answer_after",), "hub": ("answer_after", "config"), "mix": ("sources",)}
+
+
+# Fields of the section that a source does not look at: what stands there would change nothing.
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "countdown": ("path", "columns", "constants"),
+    "fiction": ("path", "columns", "constants"),
+    "mix": ("path", "split", "columns", "constants"),
+}
+
+
+def require_read(section: TaskSection) -> None:
+    """Raises UserError for a field that the section's source would not look at, such as the path of a generator."""
+    for key in _UNREAD.get(section.name, ()):
+        if getattr(section, key) != getattr(TaskSection(name=section.name), key):
+            where = "give it to each of its sources" if section.name == "mix" else "leave it out"
+            raise UserError(
+                f"task.{key}: {section.name} does not read it; {where}, or replace the whole section, e.g. "
+                "task: {name: jsonl, path: rows.jsonl}"
+            )
 
 
 def _known(keys: Sequence[str] | None) -> list[str]:

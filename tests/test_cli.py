@@ -166,8 +166,26 @@ def test_the_help_of_eval_states_the_benchmarks_own_defaults():
 def test_eval_takes_keys_below_a_key_of_the_environment(monkeypatch):
     seen = {}
     monkeypatch.setattr("cib_rl.eval_command.run_evaluation", lambda *_, **options: seen.update(options))
+    from cib_rl.evals.benchmarks import get_benchmark
+
     done = run("eval", "m", "--benchmark", "gsm8k", "--environment", "chat_template_kwargs.enable_thinking=false")
-    assert done.exit_code == 0 and seen["environment"] == {"chat_template_kwargs": {"enable_thinking": False}}
+    section = get_benchmark("gsm8k").environment_section(seen["environment"])
+    assert done.exit_code == 0 and section.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_eval_changes_a_key_of_the_retriever_and_leaves_its_others(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("cib_rl.eval_command.run_evaluation", lambda *_, **options: seen.update(options))
+    from cib_rl.evals.recipe_benchmark import from_recipe
+    from cib_rl.recipe_io import load_recipe
+
+    name = "search/searchr1_ppo_qwen2.5-3b"
+    run("eval", "m", "--benchmark", name, "--environment", "retriever.url=http://there", "--environment", "k=5")
+    section = from_recipe(load_recipe(name), name).environment_section(seen["environment"])
+    assert section.kwargs["retriever"] == {"name": "remote", "url": "http://there"} and section.kwargs["k"] == 5
+    run("eval", "m", "--benchmark", name, "--environment", "retriever={name: bm25, path: index}")
+    section = from_recipe(load_recipe(name), name).environment_section(seen["environment"])
+    assert section.kwargs["retriever"] == {"name": "bm25", "path": "index"}
 
 
 def test_rewards_are_listed_with_their_first_line_and_shown_in_full():

@@ -273,6 +273,21 @@ def test_what_would_be_downloaded_is_unchecked(recipe_file):
     assert found.policy.parameters == 7e9
 
 
+def test_a_path_that_a_mix_would_not_read_is_found_before_anything_is_downloaded(recipe_file):
+    mixed = "task={name: mix, path: rows.jsonl, sources: [{name: hub, path: some/data}]}"
+    assert problems(recipe_file, mixed)["task"].startswith("task.path: mix does not read it")
+
+
+def test_what_adapters_of_a_model_that_is_not_here_need_is_said_to_be_unknown(recipe_file, capsys):
+    sets = ["model=some-org/some-model-7B", "lora.r=8"]
+    found = check_recipe(load_recipe(recipe_file, sets))
+    assert found.passed and (found.policy.parameters, found.policy.trainable) == (7e9, 0)
+    assert dry_run(load_recipe(recipe_file, sets))
+    shown = capsys.readouterr().out
+    assert "7,000.0 M trained" not in shown and "gradients and Adam states of the adapters" in shown
+    assert "of the adapters" not in (dry_run(load_recipe(recipe_file, sets[:1])), capsys.readouterr().out)[1]
+
+
 # ---------------------------------------------------------------- the estimate
 
 

@@ -127,7 +127,13 @@ def test_a_mix_holds_the_rows_of_all_sources_with_their_own_columns(tmp_path):
         ({"name": "mix"}, r"task\.sources is missing"),
         ({"name": "mix", "sources": [{"path": "a.jsonl"}]}, r"task\.sources\.0"),
         ({"name": "mix", "sources": [{"name": "jsonl", "path": "none.jsonl"}]}, "no file"),
-        ({"name": "mix", "sources": [], "path": "a"}, r"task\.sources is missing"),
+        ({"name": "mix", "sources": []}, r"task\.sources is missing"),
+        (
+            {"name": "mix", "sources": [{"name": "fiction"}], "path": "a"},
+            r"task\.path: mix does not read it; give it to",
+        ),
+        ({"name": "mix", "sources": [{"name": "fiction", "path": "a"}]}, r"task\.path: fiction does not read it"),
+        ({"name": "countdown", "constants": {"a": 1}}, r"task\.constants: countdown does not read it; leave it out"),
         (
             {"name": "jsonl", "path": "a.jsonl", "columns": {"type": "metadata.kind"}},
             "no column 'metadata.kind'.*it has type",

@@ -266,6 +266,12 @@ def make_dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBas
 
 def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
     """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
+    retriever, keys = retriever_of(section, base_dir)
+    return Search(section, tokenizer, retriever, keys)
+
+
+def retriever_of(section: EnvironmentSection, base_dir: Path) -> tuple[Retriever, SearchKeys]:
+    """The retriever that a section of environment `search` names, and the section's keys. Raises UserError."""
     from cib_rl.retrieval.factory import BUILT_IN, make_retriever
 
     keys = read_keys(section.kwargs)
@@ -276,4 +282,4 @@ def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase,
     if keys.retriever["name"] == "remote":  # the client tries again itself, and has its own limit
         own = {"retries": 0, "query_timeout": retriever.settings.timeout}  # type: ignore[attr-defined]
         keys = keys.model_copy(update={key: v for key, v in own.items() if key not in keys.model_fields_set})
-    return Search(section, tokenizer, retriever, keys)
+    return retriever, keys

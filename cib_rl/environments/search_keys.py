@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cib_rl.environments.evidence import By
+from cib_rl.recipe import EnvironmentSection
 from cib_rl.recipe_problems import validated
 
 
@@ -40,6 +41,10 @@ class SearchKeys(BaseModel):
     protocol: dict[str, Any] = Field(default_factory=dict, description="tags and texts that differ from the preset's")
 
 
+class _Section(SearchKeys, EnvironmentSection):
+    """All keys of the section: a misspelt one may be meant to be one that every environment has."""
+
+
 def read_keys(kwargs: Mapping[str, Any]) -> SearchKeys:
     """The keys of environment `search`. Raises UserError that names the wrong ones."""
-    return validated(SearchKeys, dict(kwargs), "environment")
+    return validated(SearchKeys, dict(kwargs), "environment", known=_Section)

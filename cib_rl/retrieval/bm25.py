@@ -73,9 +73,12 @@ class BM25Retriever(LocalRetriever):
         """Where the index is. That of a corpus is built now, in a folder that goes with the retriever."""
         from cib_rl.retrieval.build import build_index
 
-        if (settings.path is None) == (settings.corpus is None):
+        if settings.path is None and settings.corpus is None:
+            raise UserError("retriever: neither `path` (an index) nor `corpus` (what to index at the start) is there")
+        if settings.path is not None and settings.corpus is not None:
             raise UserError(
-                "retriever.`path` (an index) or `corpus` (what to index at the start) is missing, or both are there"
+                f"retriever: both `path` ({settings.path}) and `corpus` ({settings.corpus}) are there; empty the one "
+                "that is not meant, e.g. `corpus: null` where another recipe is extended"
             )
         if settings.path is not None:
             return base_dir / settings.path.expanduser()

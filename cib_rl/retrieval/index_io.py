@@ -151,6 +151,10 @@ def _format(kind: str) -> str:
 
 def _content(folder: Path) -> dict[str, Any]:
     """The manifest as it stands. Raises UserError when there is none."""
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file, no index folder; if it is a corpus: `cib-rl retriever build {folder} --out index`"
+        )
     if not folder.is_dir():
         raise UserError(f"no index folder {folder}; make one with `cib-rl retriever build CORPUS.jsonl --out {folder}`")
     path = folder / MANIFEST

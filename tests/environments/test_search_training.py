@@ -21,6 +21,7 @@ from cib_rl.trajectory import StopReason
 from cib_rl.trajectory_io import read_trajectories
 from tests.conftest import build_tiny_model
 from tests.environments.chat_templates import tool_tokenizer
+from tests.retrieval.processes import served
 from tests.trained_tokenizers import byte_level
 from tests.trainers.support import tiny_recipe
 
@@ -181,7 +182,9 @@ def test_four_steps_are_one_and_three_to_the_last_digit(place, tmp_path):
         ({"retriever": {"name": "faiss"}}, "unknown 'faiss'"),
         ({}, "environment: `retriever` is missing"),
         ({"retriever": {"name": "remote", "url": "http://127.0.0.1:9/retrieve"}}, "127.0.0.1:9"),
-        ({"retriever": {"name": "bm25", "path": "INDEX"}, "turn": 3}, "unknown key `turn`; did you mean `turns`"),
+        ({"retriever": {"name": "bm25", "path": "INDEX"}, "turn": 3}, "unknown key `turn`; did you mean `turns`?"),
+        ({"retriever": {"name": "bm25", "path": "INDEX"}, "max_turn_lenght": 9}, "did you mean `max_turn_length`?"),
+        ({"retriever": {"name": "bm25", "path": "INDEX"}, "k": 0}, "`k` must be at least 1, not 0$"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused_before_training(place, tmp_path, environment, says):
@@ -200,6 +203,24 @@ def test_a_retriever_that_takes_connections_and_never_answers_is_refused_before_
         with pytest.raises(UserError, match=rf"retriever.url: {url}/retrieve: no answer within 0.3 s; start one with"):
             _weights(_recipe(place, tmp_path / "run", environment=environment))
     assert not (tmp_path / "run" / "runs" / "run").exists()
+
+
+def test_a_dry_run_asks_the_retriever_and_tells_one_that_is_not_there_from_one_that_is_wrong(place, tmp_path):
+    def found(model=place / "model", **retriever):
+        environment = {"name": "search", "max_completion_length": 300, "retriever": retriever}
+        checks = check_recipe(_recipe(place, tmp_path / "run", environment=environment, model=model)).checks
+        return next((check.status, check.detail) for check in checks if check.name == "retriever")
+
+    with served(place / "index") as (address, _):
+        assert found(name="remote", url=address) == ("ok", "remote: answered a query for 3 documents")
+        status, detail = found(name="remote", url=f"{address}/wrong")
+        assert status == "failed" and "/wrong: status 404" in detail
+    status, detail = found(name="remote", url="http://127.0.0.1:9")
+    assert status == "unchecked" and "retriever.url: http://127.0.0.1:9/retrieve: " in detail
+    status, detail = found(name="remote", url="http://127.0.0.1:9", model="some/of-the-hub")
+    assert status == "unchecked" and detail.startswith("remote: not asked before")
+    status, detail = found(name="remote", ulr="http://127.0.0.1:9", model="some/of-the-hub")
+    assert status == "failed" and "did you mean `url`?" in detail
 
 
 def test_prompts_that_cannot_be_asked_are_refused_before_training(place, tmp_path):
@@ -242,4 +263,4 @@ def test_the_dry_run_counts_the_prompt_with_its_template_and_checks_keys_without
     assert f"the longest prompt ({len(byte_level().encode(template))} tokens) leaves no room" in detail
     away = _recipe(place, tmp_path / "away", **{"environment.turn": 3}).model_copy(update={"model": "some/of-the-hub"})
     (check,) = [check for check in check_recipe(away, base_dir=tmp_path / "away").checks if check.name == "environment"]
-    assert check.status == "failed" and "environment.turn" in f"environment.{check.detail}"
+    assert check.status == "failed" and "unknown key `turn`; did you mean `turns`?" in check.detail

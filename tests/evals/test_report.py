@@ -95,6 +95,19 @@ def test_settings_that_differ_are_warned_of_but_not_the_model(pair):
     assert "environment.max_completion_length is 320 before and 512 after" in warning
 
 
+def test_one_benchmark_by_two_names_is_measured_alike_but_not_where_rows_or_grades_are_unknown(pair):
+    """`--benchmark my.yaml`, `--benchmark runs/RUN`, and a run's own evaluation, which has shaping rewards, too."""
+    said = ({"benchmark": "my.yaml", "rewards": ["qa_em"]}, {"benchmark": "jsonl", "rewards": ["qa_em", "short"]})
+
+    def warned(rows, settings=said):
+        sides = zip(pair, settings, strict=True)
+        return compare(*(replace(side, settings=own, versions=rows) for side, own in sides)).warnings
+
+    assert not warned({"rows": "x"})
+    assert any("benchmark is 'my.yaml'" in w for w in warned({}))
+    assert any("benchmark is" in w for w in warned({"rows": "x"}, (said[0], said[1] | {"rewards": ["qa_f1"]})))
+
+
 def test_results_are_compared_from_their_folders(pair, tmp_path):
     folders = [side.save(tmp_path / name) for side, name in zip(pair, "ab", strict=True)]
     assert compare(*folders).rows == compare(*pair).rows

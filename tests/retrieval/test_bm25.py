@@ -143,6 +143,7 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
     made = make_retriever("bm25", {"path": "index"}, tmp_path)
     assert search(made, ["lovelace"], 1)[0][0].id == "a"
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own.jsonl").write_text("")
     (tmp_path / "own_retriever.py").write_text(
         "class Own:\n    def __init__(self, base_dir, text):\n        self.text, self.base_dir = text, base_dir\n"
     )
@@ -155,8 +156,9 @@ def test_the_factory_makes_built_in_ones_and_classes_by_name(tmp_path, monkeypat
             {},
             "unknown 'bm52' (did you mean 'bm25'?); known: bm25, dense, remote, empty, package.module:Class or path",
         ),
-        ("bm25", {}, "`path` (an index) or `corpus`"),
-        ("bm25", {"path": "index", "corpus": "c.jsonl"}, "or both are there"),
+        ("bm25", {}, "neither `path` (an index) nor `corpus`"),
+        ("bm25", {"path": "index", "corpus": "c.jsonl"}, "both `path` (index) and `corpus` (c.jsonl) are there; empty"),
+        ("bm25", {"path": "own.jsonl"}, "own.jsonl is a file, no index folder"),
         ("bm25", {"corpus": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("bm25", {"path": "index", "thread": 2}, "unknown key `thread`; did you mean `threads`"),
         ("bm25", {"path": "index", "threads": 0}, "`threads`"),
