@@ -131,10 +131,10 @@ def _shape(reference: str, base: Path, lora: Any = None) -> tuple[Status, str, S
             raise UserError(
                 f"{resolved} cannot be read as a causal language model: {str(error).splitlines()[0]}"
             ) from None
-        shape = shape_from_name(resolved)
-        if shape and lora:  # how large adapters are a name does not say
-            shape = dataclasses.replace(shape, trainable=0)
-        return "unchecked", f"no folder {resolved}; would be downloaded from the hub", shape
+        named = shape_from_name(resolved)
+        if named and lora:  # how large adapters are a name does not say
+            named = dataclasses.replace(named, trainable=0)
+        return "unchecked", f"no folder {resolved}; would be downloaded from the hub", named
     if local and not any(next(Path(resolved).glob(pattern), None) for pattern in _WEIGHTS):
         raise UserError(f"{resolved} has a config.json but no weights ({' or '.join(_WEIGHTS)})")
     where = resolved if local else f"{resolved} (in the local cache)"
