@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,15 +40,7 @@ from cib_rl.trainers.logps import LogpsMixin
 from cib_rl.trainers.metrics import window_metrics
 from cib_rl.trainers.updates import UpdatesMixin
 from cib_rl.trainers.window import Window
-from cib_rl.trajectory import StopReason, Trajectory
-
-_CONTEXT = "engine.max_model_len (search: and environment.max_context_length), or shorten what fills it"
-_LIMITS = {  # what moves the limit that ended an episode
-    StopReason.LENGTH: "environment.max_completion_length",
-    StopReason.CONTEXT: _CONTEXT,
-    StopReason.PROMPT_TOO_LONG: _CONTEXT,
-    StopReason.MAX_TURNS: "the environment's limit of turns (search: environment.turns)",
-}
+from cib_rl.trainers.window_warnings import window_warnings
 
 # What TRL's `_compute_loss` reads from a micro-batch; a test fails when a release reads more or less.
 LOSS_KEYS = (
@@ -161,7 +153,9 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
         advantages = self._credit(window, window.scores, batch)
         batch["advantages"] = pad_tokens(advantages, window.trajectories, batch) * importance_BT
         metrics = window_metrics(window, gather_object) | self.credit.metrics(gather_object)
-        self._note_warnings(window, metrics)
+        labels = self.collector.suite.names
+        for warning in window_warnings(window.trajectories, metrics, labels, self._idle_rewards):
+            self.accelerator.print(f"warning: {warning}")
         if self.budget is not None:
             metrics |= self.budget.observe(metrics, gather_object(self.budget.rows(window)))
             if warning := self.budget.warning():
@@ -230,40 +224,6 @@ class GRPOTrainer(CheckpointMixin, UpdatesMixin, LogpsMixin, TRLTrainer):
 
     def _reduce(self, sums: np.ndarray) -> np.ndarray:
         return np.sum(gather_object([sums]), axis=0)
-
-    def _note_warnings(self, window: Window, metrics: dict[str, float]) -> None:
-        if warning := cut_off(window.trajectories):
-            self.accelerator.print(f"warning: {warning}")
-        failed = [_with_row(e, t) for t in window.trajectories if t.failed for e in t.errors[:1]]
-        if failed:
-            self.accelerator.print(
-                f"warning: {len(failed)} of {len(window.trajectories)} completions failed and are out of baseline and "
-                f"loss; the first: {failed[0]}"
-            )
-        for label in self.collector.suite.names:
-            if metrics[f"applies/{label}"] == 0 and label not in self._idle_rewards:
-                self._idle_rewards.add(label)
-                self.accelerator.print(
-                    f"warning: reward {label!r} counted for none of this window's completions: it returned None for "
-                    "each, or only_when_correct left none (said once; the log has applies/LABEL)"
-                )
-
-
-def cut_off(trajectories: Sequence[Trajectory]) -> str | None:
-    """What to say where more than half of the completions were ended by a limit: which one, and its key."""
-    reasons = [t.stop_reason for t in trajectories if t.stop_reason is not None and t.truncated]
-    if 2 * len(reasons) <= len(trajectories):
-        return None
-    commonest = max(sorted(set(reasons)), key=reasons.count)
-    return (
-        f"{len(reasons) / len(trajectories):.0%} of this window's completions were cut off by a limit, most by "
-        f"`{commonest.value}`; raise {_LIMITS[commonest]}, or the reward will mostly be that of unfinished answers"
-    )
-
-
-def _with_row(error: str, trajectory: Trajectory) -> str:
-    row = repr(trajectory.task.get("id"))
-    return error if row in error else f"{error} (row {row})"
 
 
 def completions_per_process(recipe: Recipe, processes: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,8 @@ from transformers import TrainerCallback
 from cib_rl.errors import UserError
 from cib_rl.grading.selfcheck import Report, Ungradable
 from cib_rl.trainers import run
-from cib_rl.trainers.grpo import LOSS_KEYS, completions_per_process, cut_off
+from cib_rl.trainers.grpo import LOSS_KEYS, completions_per_process
 from cib_rl.trainers.trl_arguments import trl_arguments
-from cib_rl.trajectory import StopReason, Trajectory
 from cib_rl.trajectory_io import read_trajectories
 from tests.trainers.support import HERE, RandomEngine, tiny_recipe
 
@@ -397,23 +395,3 @@ def test_two_processes_give_the_gradient_of_one(tmp_path, tiny_model_dir, monkey
             assert saved.pop("world_size") == 2
             results.append(saved)
     _assert_same(results[1], results[0], atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("reasons", "says"),
-    [
-        ("length length eos", "67% .* most by `length`; raise environment.max_completion_length,"),
-        ("max_turns max_turns max_turns length", "100% .* most by `max_turns`; raise .* environment.turns"),
-        ("context prompt_too_long context stop_string", "75% .* most by `context`; raise engine.max_model_len"),
-        ("length eos", None),
-        ("error timeout", None),
-    ],
-)
-def test_where_most_completions_are_cut_off_the_limit_that_did_it_is_named(reasons, says):
-    warning = cut_off([Trajectory({"id": "0"}, 0, stop_reason=StopReason(reason)) for reason in reasons.split()])
-    assert warning is None if says is None else re.search(says, warning)
-
-
-def test_every_limit_has_a_key():
-    for reason in StopReason:
-        assert (cut_off([Trajectory({"id": "0"}, 0, stop_reason=reason)]) is not None) == reason.truncated
