@@ -250,11 +250,13 @@ def _environment(
     prompt = getattr(made, "prompt", None)
     if not rows or prompt is None:
         return "unchecked", f"up to {limit:,} tokens per completion; prompts not read"
-    found.prompt = max(len(prompt(row)) for row in rows[:_PROMPTS_READ])
+    found.prompt, longest = max((len(prompt(row)), str(row["id"])) for row in rows[:_PROMPTS_READ])
     room = recipe.engine.max_model_len or (found.policy.max_positions if found.policy else 0)
     detail = f"prompts of up to {found.prompt:,} tokens, completions of up to {limit:,}"
     if room and found.prompt >= room:
-        raise UserError(f"the longest prompt ({found.prompt} tokens) leaves no room in a context of {room}")
+        raise UserError(
+            f"the longest prompt ({found.prompt} tokens, row {longest!r}) leaves no room in a context of {room}"
+        )
     if room and found.prompt + limit > room:
         detail += f" (the context of {room:,} cuts the longest)"
     return "ok", detail

@@ -68,7 +68,8 @@ def find_recipe(ref: str | Path) -> Path:
     if str(ref) in list_launch_files():
         return recipes_dir() / str(ref)
     names = [*list_recipes(), *(list_launch_files() if str(ref).startswith("launch/") else [])]
-    near = get_close_matches(name, names, n=1, cutoff=0.4) or [n for n in names if n.rsplit("/", 1)[-1] == name]
+    near = [n for n in names if n.startswith(name)] or [n for n in names if n.rsplit("/", 1)[-1] == name]
+    near = near or get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RecipeError(f"no recipe {str(ref)!r}: no such file, and the shipped ones are {', '.join(names)}.{hint}")
 

@@ -260,7 +260,10 @@ def test_the_dry_run_counts_the_prompt_with_its_template_and_checks_keys_without
     found = check_recipe(_recipe(place, tmp_path / "run"), base_dir=tmp_path / "run")
     detail = next(check.detail for check in found.checks if check.name == "environment")
     template = Protocol().template.replace("{question}", "Where was Ada born?")
-    assert f"the longest prompt ({len(byte_level().encode(template))} tokens) leaves no room" in detail
+    assert (
+        f"the longest prompt ({len(byte_level().encode(template))} tokens, row " in detail
+        and "leaves no room" in detail
+    )
     away = _recipe(place, tmp_path / "away", **{"environment.turn": 3}).model_copy(update={"model": "some/of-the-hub"})
     (check,) = [check for check in check_recipe(away, base_dir=tmp_path / "away").checks if check.name == "environment"]
     assert check.status == "failed" and "unknown key `turn`; did you mean `turns`?" in check.detail
