@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -60,8 +62,25 @@ def test_where_they_differ():
     assert (inforage.rewards[1].kwargs["beta"], inforage.rewards[1].kwargs["weight_of_gain"]) == (0.95, 0.2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_dry_run_needs_no_network(name, monkeypatch):
+@pytest.fixture
+def by_grpo(tmp_path):
+    """The recipe that docs/search.md makes of ParallelSearch's."""
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(extends: .*?)^```$", page, re.M | re.S)
+    (tmp_path / "grpo.yaml").write_text(block, encoding="utf-8")
+    return str(tmp_path / "grpo.yaml")
+
+
+def test_the_same_rewards_without_a_critic(by_grpo):
+    ppo, grpo = load_recipe(PARALLEL), load_recipe(by_grpo)
+    assert (grpo.trainer.name, grpo.critic, grpo.credit[0].name) == ("grpo", None, "group")
+    assert grpo.rewards == ppo.rewards and grpo.environment == ppo.environment and grpo.sampling.group_size > 1
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "by GRPO"])
+def test_a_dry_run_needs_no_network(name, monkeypatch, by_grpo):
+    name = by_grpo if name == "by GRPO" else name
+
     def unreachable(*_, **__):
         raise AssertionError("a dry run asked for an address")
 
