@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -178,7 +178,7 @@ class Search:
         if any(call.fault is None for call in action.calls):
             turn.searched, turn.queries = True, [query for queries in chosen for query in queries]
             counts["searches"] += 1
-        found = await asyncio.gather(*(self._retrieve(query) for query in turn.queries))
+        found = await _all_of([self._retrieve(query) for query in turn.queries])
         turn.search_latency = time.perf_counter() - started
         asked -= {query.casefold() for query, some in zip(turn.queries, found, strict=True) if isinstance(some, str)}
         turn.documents = [[] if isinstance(some, str) else [_noted(d) for d in some] for some in found]
@@ -249,6 +249,15 @@ class Search:
     def _slot(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()  # every rollout has a loop of its own
         return self._slots.setdefault(loop, asyncio.Semaphore(self.keys.concurrency))
+
+
+async def _all_of(searches: Sequence[Coroutine[Any, Any, Found]]) -> list[Found]:
+    """What all of them found. Where one raises what no retriever should, it does so after the others have ended."""
+    ended = await asyncio.gather(*searches, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in ended if not isinstance(one, BaseException)]
 
 
 def _noted(document: Document) -> dict[str, Any]:

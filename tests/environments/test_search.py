@@ -296,6 +296,13 @@ def test_nothing_outlives_its_time():
     assert t.diagnostics["empty_results"] == 1
 
 
+def test_a_retriever_that_breaks_its_contract_fails_the_episode_once_its_other_queries_have_ended():
+    library = Library(lambda query: ValueError("a bug") if query == "a" else [], delays={"b": 0.2})
+    with pytest.raises(ValueError, match="a bug"):
+        play(byte_level(), ["<think>t</think><search>a ## b ## c</search>"], library)
+    assert sorted(library.asked) == ["a", "b", "c"] and library.at_once == 0
+
+
 def test_the_check_before_training_searches_as_episodes_do():
     """A server may answer for one document and refuse the k of the recipe."""
     refuses = Library(lambda query: RetrievalError("status", "topk is 200; it must be from 1 to 100"))
