@@ -264,7 +264,7 @@ def _environment(
 
 def _retriever(recipe: Recipe, base: Path, made: Any) -> tuple[Status, str]:
     """Ask the retriever as training will. A server that is not there may be started later: unchecked."""
-    from cib_rl.environments.search import retriever_of
+    from cib_rl.environments.search_factory import retriever_of
     from cib_rl.event_loop import run_anywhere
     from cib_rl.retrieval.base import RetrievalError
 

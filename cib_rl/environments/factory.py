@@ -47,7 +47,7 @@ def make_environment(
     if section.name == "single_turn":
         return SingleTurn(section, tokenizer)
     if section.name == "search":
-        from cib_rl.environments.search import make_search
+        from cib_rl.environments.search_factory import make_search
 
         return make_search(section, tokenizer, base_dir or Path.cwd())
     factory = find_elsewhere(section.name, base_dir or Path.cwd(), "environment", key="environment.name")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,7 @@ from cib_rl.environments.evidence import Evidence
 from cib_rl.environments.folding import visible
 from cib_rl.environments.search_block import Found
 from cib_rl.environments.search_dialogue import Dialogue, Tags, interleaved
-from cib_rl.environments.search_keys import SearchKeys, read_keys
+from cib_rl.environments.search_keys import SearchKeys
 from cib_rl.environments.search_protocol import Action
 from cib_rl.environments.tool_calls import ToolCalls
 from cib_rl.errors import UserError
@@ -26,6 +26,7 @@ from cib_rl.recipe import EnvironmentSection
 from cib_rl.retrieval.base import Document, RetrievalError, Retriever
 from cib_rl.trajectory import Segment, StopReason, Trajectory
 
+logger = logging.getLogger(__name__)
 _CHARACTERS = 32  # per token that a text has room for: more of a document is not even encoded
 _COUNTED = (
     "searches", "queries", "decomposed", "empty_queries", "repeated_queries", "dropped_queries", "failed_queries",
@@ -126,7 +127,7 @@ class Search:
             segment.append_environment(observation)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raises UserError for a row whose evidence cannot be read."""
+        """Raises UserError for a row whose evidence cannot be read; warns where a column that was named is nowhere."""
         if self.evidence is None:
             return
         try:
@@ -134,6 +135,9 @@ class Search:
                 self.evidence.wanted(row)
         except UserError as error:
             raise UserError(f"{error}; environment.evidence names the column, null none") from None
+        column = self.keys.evidence
+        if rows and "evidence" in self.keys.model_fields_set and all(row.get(column) is None for row in rows):
+            logger.warning("environment.evidence: no row has a column %r; no recall is logged of them", column)
 
     def check(self) -> None:
         """Raises UserError when the retriever cannot answer, or not with `k` documents; asked before training."""
@@ -271,24 +275,3 @@ def make_dialogue(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBas
     if keys.preset == "tool_calls":
         return ToolCalls(section, tokenizer, keys.protocol, longest, keys.max_queries)
     return Tags(section, tokenizer, keys.preset, keys.protocol, longest)
-
-
-def make_search(section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> Search:
-    """The environment `search` of a recipe. Raises UserError for wrong keys and retrievers."""
-    retriever, keys = retriever_of(section, base_dir)
-    return Search(section, tokenizer, retriever, keys)
-
-
-def retriever_of(section: EnvironmentSection, base_dir: Path) -> tuple[Retriever, SearchKeys]:
-    """The retriever that a section of environment `search` names, and the section's keys. Raises UserError."""
-    from cib_rl.retrieval.factory import BUILT_IN, make_retriever
-
-    keys = read_keys(section.kwargs)
-    if not isinstance(keys.retriever.get("name"), str):
-        raise UserError(f"environment.retriever.name is missing: {', '.join(BUILT_IN)}, or a class of your own")
-    rest = {key: value for key, value in keys.retriever.items() if key != "name"}
-    retriever = make_retriever(keys.retriever["name"], rest, base_dir)
-    if keys.retriever["name"] == "remote":  # the client tries again itself, and has its own limit
-        own = {"retries": 0, "query_timeout": retriever.settings.timeout}  # type: ignore[attr-defined]
-        keys = keys.model_copy(update={key: v for key, v in own.items() if key not in keys.model_fields_set})
-    return retriever, keys

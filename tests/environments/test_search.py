@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cib_rl.engines.base import Engine, Generation, Sampling
 from cib_rl.environments.base import EpisodeEngine
 from cib_rl.environments.foreign_text import filled
-from cib_rl.environments.search import Search, make_search
+from cib_rl.environments.search import Search
 from cib_rl.environments.search_block import _shares
+from cib_rl.environments.search_factory import make_search
 from cib_rl.environments.search_keys import SearchKeys
 from cib_rl.environments.search_protocol import PRESETS, Protocol
 from cib_rl.errors import UserError

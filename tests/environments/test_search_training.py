@@ -247,6 +247,15 @@ def test_evidence_that_cannot_be_read_is_refused_before_training(place, tmp_path
     assert check.status == "failed" and "row '3': supporting_ids" in check.detail
 
 
+def test_a_column_of_evidence_that_no_row_has_is_told_of(place, tmp_path, caplog):
+    keys = {"name": "search", "max_completion_length": 300, "retriever": {"name": "bm25", "path": str(place / "index")}}
+    for column, warned in (("nonesuch", True), (None, False)):
+        caplog.clear()
+        named = keys | ({"evidence": column} if column else {})  # by default a column is looked for, and may be missing
+        check_recipe(_recipe(place, tmp_path / str(column), environment=named), base_dir=tmp_path / str(column))
+        assert ("no row has a column 'nonesuch'" in caplog.text) == warned
+
+
 def test_the_retriever_is_closed_where_a_run_is_refused(place, tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr("cib_rl.environments.search.Search.close", lambda self: closed.append(self))
