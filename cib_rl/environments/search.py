@@ -135,7 +135,7 @@ class Search:
                 self.evidence.wanted(row)
         except UserError as error:
             raise UserError(f"{error}; environment.evidence names the column, null none") from None
-        column = self.keys.evidence
+        column = self.evidence.column
         if rows and "evidence" in self.keys.model_fields_set and all(row.get(column) is None for row in rows):
             logger.warning("environment.evidence: no row has a column %r; no recall is logged of them", column)
 
