@@ -2,7 +2,7 @@
 
     python -m bench.near_queries DATA
 
-DATA holds hotpotqa_distractor_500.jsonl and hotpotqa_passages.jsonl.gz. For each comparison question, whose two titles
+DATA holds `qa/hotpotqa_distractor_500.jsonl` and `corpora/hotpotqa_passages.jsonl.gz`. For each comparison question, whose two titles
 say what is compared, and four attributes with four wordings each: one pair of queries in two wordings for the first
 title (a paraphrase, which should count as one query), one in the same wording for both titles and one in two wordings
 (which should count as two). Documents: the first three of BM25 over the passages.
@@ -46,7 +46,7 @@ def pairs(data: Path) -> dict[str, list[list[str]]]:
         "two titles, one wording": [],
         "two titles, two wordings": [],
     }
-    for line in (data / "hotpotqa_distractor_500.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (data / "qa" / "hotpotqa_distractor_500.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["type"] != "comparison":
             continue
@@ -77,10 +77,10 @@ def turns(queries: list[list[str]], index: Path) -> list[Turn]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with the two files")
+    parser.add_argument("data", type=Path, help="folder with `qa/` and `corpora/`")
     data = parser.parse_args().data
     with tempfile.TemporaryDirectory() as folder:
-        build_index(data / "hotpotqa_passages.jsonl.gz", Path(folder) / "index", IndexSettings())
+        build_index(data / "corpora" / "hotpotqa_passages.jsonl.gz", Path(folder) / "index", IndexSettings())
         searches = {kind: turns(queries, Path(folder) / "index") for kind, queries in pairs(data).items()}
     print(f"{len(next(iter(searches.values()))):,} pairs of each kind; shares that count as two queries")
     print("| |", " | ".join(searches), "|\n|---|" + "---:|" * len(searches))

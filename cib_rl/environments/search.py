@@ -257,11 +257,12 @@ class Search:
 
 async def _all_of(searches: Sequence[Coroutine[Any, Any, Found]]) -> list[Found]:
     """What all of them found. Where one raises what no retriever should, it does so after the others have ended."""
-    ended = await asyncio.gather(*searches, return_exceptions=True)
-    for one in ended:
+    found: list[Found] = []
+    for one in await asyncio.gather(*searches, return_exceptions=True):
         if isinstance(one, BaseException):
             raise one
-    return [one for one in ended if not isinstance(one, BaseException)]
+        found.append(one)
+    return found
 
 
 def _noted(document: Document) -> dict[str, Any]:

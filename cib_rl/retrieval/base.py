@@ -38,6 +38,11 @@ def split_contents(contents: str) -> tuple[str, str]:
     return (head[1:-1] if quoted else head), rest
 
 
+def encodable(query: str) -> str:
+    """Half of a surrogate pair can be neither encoded nor sent, and would fail a whole batch: it becomes a `?`."""
+    return query.encode(errors="replace").decode()
+
+
 class RetrievalError(Exception):
     """A search failed. `reason` says how, the message says where and what was seen; retrying later may help."""
 

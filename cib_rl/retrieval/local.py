@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.retrieval.base import Document, RetrievalError, Retriever, encodable
 from cib_rl.retrieval.batching import Batcher
 from cib_rl.retrieval.documents import DocumentStore
 
@@ -40,8 +40,7 @@ class LocalRetriever(Retriever):
     async def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         if self._threads is None:
             raise RetrievalError("closed", "the retriever is closed")
-        # Half of a surrogate pair cannot be encoded, and would fail the whole batch.
-        return await self._batches().search([query.encode(errors="replace").decode() for query in queries], k)
+        return await self._batches().search([encodable(query) for query in queries], k)
 
     def _batches(self) -> Batcher:
         """The batches of the running loop: searches that run at once share one passage to the thread and back."""

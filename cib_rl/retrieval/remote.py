@@ -17,7 +17,7 @@ from pydantic import Field
 from cib_rl.errors import UserError
 from cib_rl.recipe import Section
 from cib_rl.retrieval.access import address, read_token
-from cib_rl.retrieval.base import Document, RetrievalError, Retriever
+from cib_rl.retrieval.base import Document, RetrievalError, Retriever, encodable
 from cib_rl.retrieval.batching import Answer, Batcher
 from cib_rl.retrieval.breaker import CircuitBreaker
 from cib_rl.retrieval.extra import require
@@ -71,8 +71,7 @@ class RemoteRetriever(Retriever):
     async def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         if self._closed:
             raise RetrievalError("closed", "the retriever is closed")
-        # Half of a surrogate pair cannot be sent, and would fail the whole batch.
-        queries = [query.encode(errors="replace").decode() for query in queries]
+        queries = [encodable(query) for query in queries]
         known = {query: self._recall(query, k) for query in queries}
         missing = [query for query, found in known.items() if found is None]
         if missing:

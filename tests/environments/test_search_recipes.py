@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cib_rl.dry_run import dry_run
-from cib_rl.recipe_io import load_recipe
+from cib_rl.recipe_io import load_recipe, recipes_dir
 from cib_rl.retrieval.build import build_index
 from cib_rl.trainers import run
 from cib_rl.trajectory_io import read_trajectories
@@ -60,6 +60,49 @@ def test_where_they_differ():
     assert inforage.environment.kwargs["max_block_length"] == 2048
     assert inforage.rewards[0].name == "qa_f1"
     assert (inforage.rewards[1].kwargs["beta"], inforage.rewards[1].kwargs["weight_of_gain"]) == (0.95, 0.2)
+
+
+REHEARSAL = recipes_dir() / "search" / "rehearsal.yaml"
+# InForage reads evidence, which the generated questions name in another column.
+EVIDENCE = ["environment.evidence=supporting_ids", "environment.evidence_by=id"]
+EVIDENCE += ["rewards.inforage.evidence=supporting_ids", "rewards.inforage.by=id"]
+
+
+def _rehearsed(name, tmp_path, *sets):
+    text = REHEARSAL.read_text(encoding="utf-8").replace(f"extends: {PARALLEL}", f"extends: {name}")
+    (tmp_path / "rehearsed.yaml").write_text(text, encoding="utf-8")
+    return load_recipe(tmp_path / "rehearsed.yaml", [*(EVIDENCE if name == INFORAGE else []), *sets])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_rehearsal_on_a_cpu_differs_in_six_lines(name, tmp_path):
+    lines = [line for line in REHEARSAL.read_text().splitlines() if line and not line.startswith(("#", "extends"))]
+    assert len(lines) == 6
+    paper, small = load_recipe(name), _rehearsed(name, tmp_path)
+    own = {line.partition(":")[0] for line in lines} | ({"rewards"} if name == INFORAGE else set())
+    differ = {key for key in type(paper).model_fields if getattr(paper, key) != getattr(small, key)}
+    assert differ == own
+    trainer = {
+        key for key in type(paper.trainer).model_fields if getattr(paper.trainer, key) != getattr(small.trainer, key)
+    }
+    assert trainer == {"steps", "prompts_per_step", "gradient_checkpointing", "autocast_bf16"}
+    environment, world = paper.environment.kwargs, small.environment.kwargs
+    differ = {key for key in environment | world if environment.get(key) != world.get(key)}
+    assert differ - {"evidence", "evidence_by"} == {"retriever", "protocol", "max_context_length"}
+
+
+@pytest.mark.trl
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_rehearsal_runs(name, tmp_path):
+    """With the real engine and index: two windows, their updates, an evaluation before and after."""
+    sets = [f"output={tmp_path}", "run_name=run", "evaluation.problems=8", "evaluation.task.count=8"]
+    folder = run.train(_rehearsed(name, tmp_path, *sets), progress=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    windows = [line for line in lines if "search/turns" in line]
+    assert sum("critic/loss" in line for line in lines) == 4 and len(windows) == 2
+    assert all(line["search/failed"] == 0 and line["diagnostics/evidence_recall"] > 0 for line in windows)
+    assert sum("eval/comparison/turns" in line for line in lines) == 2
 
 
 @pytest.fixture
