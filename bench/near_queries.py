@@ -2,10 +2,10 @@
 
     python -m bench.near_queries DATA
 
-DATA holds `qa/hotpotqa_distractor_500.jsonl` and `corpora/hotpotqa_passages.jsonl.gz`. For each comparison question, whose two titles
-say what is compared, and four attributes with four wordings each: one pair of queries in two wordings for the first
-title (a paraphrase, which should count as one query), one in the same wording for both titles and one in two wordings
-(which should count as two). Documents: the first three of BM25 over the passages.
+DATA holds `qa/hotpotqa_distractor_500.jsonl` and `corpora/hotpotqa_passages.jsonl.gz`. For each comparison question,
+whose two titles say what is compared, and four attributes with four wordings each: one pair of queries in two wordings
+for the first title (a paraphrase, which should count as one query), one in the same wording for both titles and one in
+two wordings (which should count as two). Documents: the first three of BM25 over the passages.
 """
 
 from __future__ import annotations
