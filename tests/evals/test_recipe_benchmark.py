@@ -90,3 +90,16 @@ def test_rows_that_cannot_be_played_are_refused_before_an_engine_is_started(tmp_
     rows.write_text(json.dumps({"id": "r1", "prompt": "Who was it?", "answer": "A", "type": "na"} | row) + "\n")
     with pytest.raises(UserError, match=says):
         evaluate("shipped:search/policy", "search/tiny", data=rows)
+
+
+def test_rows_that_an_outcome_cannot_grade_are_refused_before_an_engine_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "start_engine", lambda *_, **__: pytest.fail("an engine was started"))
+    (tmp_path / "picky.py").write_text(
+        "from cib_rl.plugin import PluginError, reward\n\n\n"
+        '@reward("picky", kind="outcome")\nclass Picky:\n'
+        "    def check_rows(self, rows):\n        raise PluginError(f'picky: row {rows[0][\"id\"]!r} will not do')\n\n"
+        "    def __call__(self, trajectories):\n        return [0.0 for _ in trajectories]\n"
+    )
+    (tmp_path / "mine.yaml").write_text(f'extends: search/tiny\nrewards: [{{name: "{tmp_path}/picky.py:picky"}}]\n')
+    with pytest.raises(UserError, match="picky: row '.*' will not do"):
+        evaluate("shipped:search/policy", str(tmp_path / "mine.yaml"))
