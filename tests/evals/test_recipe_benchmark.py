@@ -101,5 +101,5 @@ def test_rows_that_an_outcome_cannot_grade_are_refused_before_an_engine_is_start
         "    def __call__(self, trajectories):\n        return [0.0 for _ in trajectories]\n"
     )
     (tmp_path / "mine.yaml").write_text(f'extends: search/tiny\nrewards: [{{name: "{tmp_path}/picky.py:picky"}}]\n')
-    with pytest.raises(UserError, match="picky: row '.*' will not do"):
+    with pytest.raises(UserError, match=r"picky: row .* will not do"):
         evaluate("shipped:search/policy", str(tmp_path / "mine.yaml"))
