@@ -113,6 +113,7 @@ def _run_over_an_outage(place, folder, outage, *, dies=True, spared=()):  # noqa
     return [(t.task["id"], t.completion_ids, t.errors) for t in trajectories], run.read_metrics()
 
 
+@pytest.mark.slow
 def test_a_window_that_an_outage_left_empty_is_played_again_when_the_server_is_back(place, tmp_path):  # noqa: F811
     window, lines = _run_over_an_outage(place, tmp_path / "run", 60)
     undisturbed, others = _run_over_an_outage(place, tmp_path / "other", 60, dies=False)
@@ -120,6 +121,7 @@ def test_a_window_that_an_outage_left_empty_is_played_again_when_the_server_is_b
     assert [line["loss"] for line in lines] == [line["loss"] for line in others]
 
 
+@pytest.mark.slow
 def test_a_window_of_which_an_outage_left_little_is_played_again_too(place, tmp_path):  # noqa: F811
     """Episodes that asked for what the server still has would be all that the policy learns from."""
     window, lines = _run_over_an_outage(place, tmp_path / "run", 60, spared=["Ada"])
@@ -130,6 +132,7 @@ def test_a_window_of_which_an_outage_left_little_is_played_again_too(place, tmp_
     assert again[0] > 0 and not any(again[1:])
 
 
+@pytest.mark.slow
 def test_without_waiting_what_an_outage_left_is_trained_on(place, tmp_path):  # noqa: F811
     window, lines = _run_over_an_outage(place, tmp_path / "run", 0, spared=["Ada"])
     failed = [bool(errors) for _, _, errors in window]
